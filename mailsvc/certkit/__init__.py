@@ -1,0 +1,1 @@
+"""Making and checking certificates; usable without the server."""

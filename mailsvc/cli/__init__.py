@@ -1,0 +1,1 @@
+"""The `mailsvc` command: one module per group of commands."""

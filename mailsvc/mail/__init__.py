@@ -1,0 +1,1 @@
+"""The nouns that every other package speaks: addresses, envelopes, messages. Values only."""

@@ -1,0 +1,1 @@
+"""Keeping mail: the schema, its upgrades, and plain functions of a database cursor."""

@@ -1,0 +1,1 @@
+"""The one suite: `pytest` and `trial tests` run the same test cases."""
