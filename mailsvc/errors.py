@@ -1,9 +1,9 @@
 """What can go wrong, told apart by whose fault it is and by whether it may heal.
 
-`str(error)` is always the sentence that a person reads: it names the thing and the cure, and holds no secret. Whoever
-speaks to a peer turns the *type* into a code: a `TemporaryFailure` is 4xx or `-ERR [SYS/TEMP]`, never 5xx, because a
-failure of ours must not make a sender give up (RFC 5321 section 4.2.1). Errors of a single package (an address that does
-not parse, say) live in that package and derive from `MailsvcError`.
+`str(error)` is always the sentence that a person reads: it names the thing and the cure, and holds no secret.
+Whoever speaks to a peer turns the *type* into a code: a `TemporaryFailure` is 4xx or `-ERR [SYS/TEMP]`, never
+5xx, because a failure of ours must not make a sender give up (RFC 5321 section 4.2.1). Errors of one package
+(an address that does not parse, say) live in that package and derive from `MailsvcError`.
 """
 
 from __future__ import annotations
