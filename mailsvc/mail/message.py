@@ -1,0 +1,164 @@
+"""What can be told of a message while it passes by, without ever holding it (RFC 5322, RFC 5321 section 6.3).
+
+mailsvc takes a message whole and gives it back whole: nothing here changes a byte.  `MessageScanner` is fed with the
+body in pieces of any size and notes what the intake must judge (bare line ends, the number of Received fields, the
+length of header, lines and whole), in constant memory.  `summarise` reads the four header fields that the database
+keeps as columns.
+
+The hardest idea: where the header ends.  It is the block of lines that are header fields or their continuations, up to
+and including the first empty line.  A message may have no header at all, or lack the empty line; then the header is
+what looks like one (perhaps nothing) and all the rest is body, so that header + body is always the exact message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# RFC 5322 section 2.2: printable ASCII without colon; white space before the colon is the obsolete syntax (4.5).
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+
+_PREFIX_LIMIT = 1000
+"""So much of a header line is looked at for its name; a line (RFC 5322 section 2.1.1) has at most 998 octets."""
+
+_COLUMN_LIMIT = 998
+"""Characters of a header field's value that are kept as a column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The facts of one message that the database keeps as columns.
+
+    Sizes are octets as they arrived (without the trace header that we add); ``sha256`` is the hex digest of the same
+    octets.  The four fields are the unfolded values of the first field of that name, None when there is none.
+    """
+
+    size: int
+    header_size: int
+    sha256: str
+    subject: str | None
+    from_: str | None
+    date: str | None
+    message_id: str | None
+
+
+class MessageScanner:
+    """Notes the facts of a message that is fed to it in pieces of any size.
+
+    ``longest_line`` (octets without CRLF) costs a second pass over each piece and is counted only when asked for.
+    """
+
+    def __init__(self, *, measure_lines: bool = False) -> None:
+        self.size = 0
+        self.header_size = 0
+        self.received_fields = 0
+        self.longest_line = 0
+        self._cr = self._lf = self._crlf = 0
+        self._ends_with_cr = False
+        self._in_header = True
+        self._prefix = b""
+        self._line_size = 0
+        self._fields = 0
+        self._measure_lines = measure_lines
+        self._open_line = 0
+
+    @property
+    def has_bare_line_end(self) -> bool:
+        """Whether a CR without LF or an LF without CR has stood in the message so far (RFC 5321 section 2.3.8)."""
+        return not self._cr == self._lf == self._crlf
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next octets of the message."""
+        if not piece:
+            return
+        self.size += len(piece)
+        self._cr += piece.count(b"\r")
+        self._lf += piece.count(b"\n")
+        self._crlf += piece.count(b"\r\n") + (self._ends_with_cr and piece.startswith(b"\n"))
+        self._ends_with_cr = piece.endswith(b"\r")
+        if self._measure_lines:
+            self._measure(piece)
+        if self._in_header:
+            self._scan_header(piece)
+
+    def close(self) -> None:
+        """The message has ended: a header line without a line end counts as one."""
+        if self._in_header and self._line_size:
+            self._header_line()
+        self._in_header = False
+
+    def _measure(self, piece: bytes) -> None:
+        lines = piece.split(b"\n")
+        self._open_line += len(lines[0])
+        if len(lines) == 1:
+            self.longest_line = max(self.longest_line, self._open_line)
+            return
+        # The CR of CRLF stands before the LF that ends the line; a bare LF is refused anyway.
+        self.longest_line = max(self.longest_line, self._open_line - 1, *(len(line) - 1 for line in lines[1:-1]))
+        self._open_line = len(lines[-1])
+
+    def _scan_header(self, piece: bytes) -> None:
+        start = 0
+        while self._in_header:
+            end = piece.find(b"\n", start)
+            stop = len(piece) if end < 0 else end + 1
+            if len(self._prefix) < _PREFIX_LIMIT:
+                self._prefix += piece[start : min(stop, start + _PREFIX_LIMIT - len(self._prefix))]
+            self._line_size += stop - start
+            if end < 0:
+                return
+            self._header_line()
+            start = stop
+
+    def _header_line(self) -> None:
+        """Judge the line that is complete now; ``_prefix`` is its beginning, ``_line_size`` its whole length."""
+        prefix, size = self._prefix, self._line_size
+        self._prefix, self._line_size = b"", 0
+        if prefix in (b"\r\n", b"\n"):
+            # A leading empty line belongs to the header too: an empty header that was closed properly.
+            self.header_size += size
+            self._in_header = False
+        elif prefix[:1] in (b" ", b"\t") and self._fields:
+            self.header_size += size
+        elif field := _FIELD.match(prefix):
+            self._fields += 1
+            self.header_size += size
+            self.received_fields += field[1].lower() == b"received"
+        else:
+            self._in_header = False
+
+
+def header_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The fields of a header block as (name in lower case, unfolded value), in their order."""
+    name = b""
+    value: list[bytes] = []
+    for line in header.split(b"\r\n"):
+        if line[:1] in (b" ", b"\t") and name:
+            # Unfolding removes the line end only (RFC 5322 section 2.2.3).
+            value.append(line)
+            continue
+        if name:
+            yield name, b"".join(value).strip()
+        field = _FIELD.match(line)
+        name = field[1].lower() if field else b""
+        value = [line[field.end() :]] if field else []
+    if name:
+        yield name, b"".join(value).strip()
+
+
+def summarise(header: bytes, *, size: int, sha256: str) -> Summary:
+    """The `Summary` of a message of ``size`` octets whose header block is ``header``."""
+    wanted: dict[bytes, str] = {}
+    for name, value in header_fields(header):
+        if name in (b"subject", b"from", b"date", b"message-id") and name not in wanted:
+            wanted[name] = value.decode("utf-8", "replace")[:_COLUMN_LIMIT]
+    return Summary(
+        size=size,
+        header_size=len(header),
+        sha256=sha256,
+        subject=wanted.get(b"subject"),
+        from_=wanted.get(b"from"),
+        date=wanted.get(b"date"),
+        message_id=wanted.get(b"message-id"),
+    )
