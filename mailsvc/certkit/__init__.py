@@ -1,1 +1,1 @@
-"""Making and checking certificates; usable without the server."""
+"""The certificate toolkit: make, write, read and judge certificates and keys. Usable without the mail server."""

@@ -1,1 +1,1 @@
-"""Certificates in use: credentials, the table that chooses one, and the shared server-TLS object."""
+"""TLS for every listener: credentials, the table that picks one by name, and the object that handshakes with them."""
