@@ -1,1 +1,5 @@
-"""Keeping mail: the schema, its upgrades, and plain functions of a database cursor."""
+"""Everything that is kept: messages, maildrops, accounts and events in one SQL database.
+
+`database.Database` runs plain functions of a cursor in transactions; `accounts`, `mailboxes` and `events` are those
+functions; `dialect` is the only place that knows which database product it is.
+"""

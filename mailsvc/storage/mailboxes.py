@@ -1,0 +1,174 @@
+"""Messages, their content in parts, and the items of each account's maildrop, as rows.
+
+One message is stored once, however many accounts hold it; an item ties it to an account under a `uid` and a `uidl`
+that never mean another message.  The trace header is the caller's; nothing here looks into a message.
+
+The hardest idea: nobody ever holds a whole message.  Part 0 is the header block (trace header first), parts 1, 2, ...
+are the body in the pieces in which the caller gives them, so that a message of 50 MB passes through in 256 KiB both
+ways.  That is also why `deliver` counts: a spool that gives back less than arrived must not become a message.
+
+RFC 1939 section 7 wants a UIDL that is never reused.  The account's counter alone does not give that: after the
+database was restored from a copy it would count the same numbers again, and a client that leaves mail on the server
+would take new mail for old and never fetch it.  So a UIDL is the uid *and* 64 random bits, chosen at delivery.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mailsvc.errors import NotFound, StorageFailure
+from mailsvc.mail.message import Summary
+from mailsvc.storage.accounts import DELETE_ORPHAN
+from mailsvc.storage.rows import Cursor, many, maybe, one
+
+PART_LIMIT = 256 * 1024
+"""The most octets of a body part (the header block is one part, whatever its size)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message that is to be stored.
+
+    `received_at` is seconds since the epoch, `reverse_path` "" for the null sender; `trace_header` is what we add on
+    top (whole lines with CRLF); `summary` describes the message as it arrived, without the trace header.
+    """
+
+    trace_id: str
+    reverse_path: str
+    received_at: float
+    trace_header: bytes = field(repr=False)
+    summary: Summary = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MaildropItem:
+    """One message in an account's maildrop; `size` is in octets as POP3 sends it, before dot-stuffing."""
+
+    uid: int
+    message_id: int
+    size: int
+    uidl: str
+
+
+def deliver(
+    txn: Cursor,
+    new: NewMessage,
+    header: bytes,
+    body: Iterable[bytes],
+    account_ids: Sequence[int],
+    *,
+    entropy: Callable[[int], str] = secrets.token_hex,
+) -> int:
+    """Store a message in the maildrops of `account_ids` (once in each), return the message's id.
+
+    `header` is the message's own header block with its empty line, `body` the rest in pieces of at most
+    `PART_LIMIT` octets that are stored as they come.  `NotFound` when an account is gone meanwhile, `StorageFailure`
+    when header and body are not as long as the summary says; the caller's transaction (or savepoint) must then be
+    rolled back, which `Database.write` does.
+    """
+    size = len(new.trace_header) + new.summary.size
+    (message_id,) = one(
+        txn.execute(
+            "INSERT INTO message (trace_id, reverse_path, received_at, size, header_size, sha256,"
+            " subject, from_header, date_header, message_id_header)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            (
+                new.trace_id,
+                new.reverse_path,
+                new.received_at,
+                size,
+                len(new.trace_header) + len(header),
+                new.summary.sha256,
+                _column(new.summary.subject),
+                _column(new.summary.from_),
+                _column(new.summary.date),
+                _column(new.summary.message_id),
+            ),
+        )
+    )
+    stored = _store_content(txn, message_id, new.trace_header + header, body)
+    if stored != size:
+        raise StorageFailure(
+            f"message {new.trace_id} has {size} octets but {stored} were read back while storing it;"
+            " it was not stored (is the folder for temporary files full?)"
+        )
+    for account_id in dict.fromkeys(account_ids):
+        _add_item(txn, account_id, message_id, size, entropy)
+    return int(message_id)
+
+
+def maildrop(txn: Cursor, account_id: int) -> list[MaildropItem]:
+    """All items of the account in the order of their uids; empty also when there is no such account."""
+    rows = many(
+        txn.execute(
+            "SELECT uid, message_id, size, uidl FROM mailbox_item WHERE account_id = ? ORDER BY uid", (account_id,)
+        )
+    )
+    return [MaildropItem(*row) for row in rows]
+
+
+def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
+    """Part 0 is the header block, parts 1, 2, ... the body; None behind the last, or when the message is gone."""
+    row = maybe(
+        txn.execute("SELECT data FROM message_content WHERE message_id = ? AND part = ?", (message_id, part))
+    )
+    return None if row is None else bytes(row[0])
+
+
+def delete_items(txn: Cursor, account_id: int, uids: Sequence[int]) -> int:
+    """Remove items from an account's maildrop, and messages that no maildrop holds any more; return how many items.
+
+    An item that is gone already is not counted and no error.  Some 10 us an item and the disk's time: whoever removes
+    many thousands gives them in several calls, so that deliveries may pass in between.
+    """
+    message_ids = []
+    for uid in uids:
+        row = maybe(
+            txn.execute(
+                "DELETE FROM mailbox_item WHERE account_id = ? AND uid = ? RETURNING message_id", (account_id, uid)
+            )
+        )
+        if row is not None:
+            message_ids.append(row)
+    txn.executemany(DELETE_ORPHAN, message_ids)
+    return len(message_ids)
+
+
+def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[bytes]) -> int:
+    insert = "INSERT INTO message_content (message_id, part, data) VALUES (?, ?, ?)"
+    txn.execute(insert, (message_id, 0, header))
+    stored = len(header)
+    part = 0
+    for piece in body:
+        if len(piece) > PART_LIMIT:
+            raise ValueError(f"a piece of a body has {len(piece)} octets, more than {PART_LIMIT}")
+        if piece:
+            part += 1
+            txn.execute(insert, (message_id, part, piece))
+            stored += len(piece)
+    return stored
+
+
+def _add_item(txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]) -> None:
+    row = maybe(
+        txn.execute("UPDATE account SET next_uid = next_uid + 1 WHERE id = ? RETURNING next_uid - 1", (account_id,))
+    )
+    if row is None:
+        raise NotFound("the account that the message was for has been removed meanwhile")
+    (uid,) = row
+    txn.execute(
+        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl) VALUES (?, ?, ?, ?, ?)",
+        (account_id, uid, message_id, size, uidl(uid, entropy(8))),
+    )
+
+
+def uidl(uid: int, random_hex: str) -> str:
+    """The unique-id of RFC 1939 section 7: 1 to 70 characters of 0x21 to 0x7e."""
+    return f"{uid}.{random_hex}"
+
+
+def _column(text: str | None) -> str | None:
+    # PostgreSQL takes no NUL in a text; the stored header keeps it.
+    return None if text is None else text.replace("\0", "\ufffd")
