@@ -1,1 +1,2 @@
-"""The certificate toolkit: make, write, read and judge certificates and keys. Usable without the mail server."""
+"""The certificate toolkit, usable without the mail server: make, write, read and judge certificates and
+keys."""

@@ -1,0 +1,63 @@
+"""Throw-away certificates for tests: one private CA per process, and folders as `mailsvc --certs` wants them.
+
+Made once and kept, because tests ask often; nothing here is ever trusted by anything but a test. Keys are
+ECDSA P-256, so that making one takes well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from mailsvc.certkit.build import Issued, new_authority, server_certificate
+from mailsvc.certkit.files import PRIVATE, PUBLIC, make_folder, write_new
+from mailsvc.certkit.keys import encode_key
+
+HOSTNAME = "mail.example.org"
+
+
+@dataclass(frozen=True)
+class Certs:
+    """A certs folder that was written: give `folder` to the server and `ca` to the client."""
+
+    folder: Path
+    ca: Path
+    hostname: str
+
+
+@cache
+def authority() -> Issued:
+    """The CA of this test process."""
+    return new_authority("mailsvc test CA", datetime.now(UTC))
+
+
+@cache
+def credential(names: tuple[str, ...] = (HOSTNAME,)) -> Issued:
+    """A server certificate for these names, signed by `authority()`, with its key."""
+    return server_certificate(authority(), names, datetime.now(UTC))
+
+
+def chain_pem(issued: Issued, issuer: Issued | None = None) -> bytes:
+    """A fullchain.pem: the certificate, then its issuer's."""
+    issuer = issuer or authority()
+    return issued.certificate.public_bytes(Encoding.PEM) + issuer.certificate.public_bytes(Encoding.PEM)
+
+
+def make_certs(
+    directory: Path | str, hostname: str = HOSTNAME, also: Sequence[str] = ("localhost", "127.0.0.1")
+) -> Certs:
+    """Write `directory/ca/ca.pem` and `directory/HOSTNAME/{fullchain,privkey}.pem`; the certificate covers
+    `also`, too."""
+    folder = Path(directory)
+    make_folder(folder / "ca")
+    make_folder(folder / hostname)
+    issued = credential((hostname, *also))
+    write_new(folder / "ca" / "ca.pem", authority().certificate.public_bytes(Encoding.PEM), PUBLIC)
+    write_new(folder / hostname / "fullchain.pem", chain_pem(issued), PUBLIC)
+    write_new(folder / hostname / "privkey.pem", encode_key(issued.key), PRIVATE)
+    return Certs(folder, folder / "ca" / "ca.pem", hostname)
