@@ -1,4 +1,4 @@
-"""mailsvc: a mail service in one Twisted plugin; it takes mail in (SMTP), keeps it (SQL), hands it out (POP3).
+"""mailsvc: a mail service in one Twisted plugin. SMTP takes mail in, SQL keeps it, POP3 hands it out.
 
 The shape in two lines: imports point down only (`tests/test_layers.py` holds the levels), and
 `mailsvc/service.py` is the one page where the packages meet.

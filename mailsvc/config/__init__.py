@@ -1,0 +1,37 @@
+"""The settings: what exists, what it may be, and how file, environment and options become a `Configuration`.
+
+`settings.py` lists every setting once; `kinds.py` and `endpoint.py` say what a value may be; `layers.py`
+combines the sources and reports every mistake at once.
+"""
+
+from __future__ import annotations
+
+from mailsvc.config.layers import InForce, described, load
+from mailsvc.config.settings import (
+    SETTINGS,
+    Accounts,
+    Configuration,
+    Limits,
+    Listen,
+    Pop3,
+    Setting,
+    Smtp,
+    Surroundings,
+    Timeouts,
+)
+
+__all__ = [
+    "SETTINGS",
+    "Accounts",
+    "Configuration",
+    "InForce",
+    "Limits",
+    "Listen",
+    "Pop3",
+    "Setting",
+    "Smtp",
+    "Surroundings",
+    "Timeouts",
+    "described",
+    "load",
+]

@@ -1,0 +1,242 @@
+"""Every setting there is: one field of a dataclass each, the single source for its default, check and help.
+
+`Configuration` is what the rest of the service reads: frozen, whole, checked. `SETTINGS` is the same as a
+table, by name, from which the checks, `mailsvc config describe` and the sample file are made. How several
+sources become one configuration is `layers.py`; what a single value may be is `kinds.py`.
+
+The hardest idea: the table is derived from the dataclasses (a field's metadata holds kind and help), so
+that a setting can't exist in one of them and be missing in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mailsvc.config.kinds import (
+    Choice,
+    DatabaseName,
+    Endpoints,
+    Folder,
+    Hostname,
+    Kind,
+    Seconds,
+    Switch,
+    Whole,
+)
+
+_MEBI = 1024 * 1024
+_DAY = 86400
+
+
+def _setting(default: object, kind: Kind, help: str, **more: object) -> Any:
+    """A field that is a setting.
+
+    `advised=(least, source)`: less is allowed, with a remark; `root`: the default of one who is root.
+    """
+    return field(default=default, metadata={"kind": kind, "help": help, **more})
+
+
+def _listener(port: int, root_port: int, what: str) -> Any:
+    return _setting(
+        (f"tcp:{port}:interface=127.0.0.1",),
+        Endpoints(),
+        f'Where {what} is served: Twisted endpoint strings; "" turns it off.',
+        root=(f"tcp:{root_port}",),
+        option=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Endpoint strings of each kind of listener; an empty tuple is "off"."""
+
+    smtp: tuple[str, ...] = _listener(2525, 25, "mail from other servers (SMTP with STARTTLS)")
+    submission: tuple[str, ...] = _listener(2587, 587, "mail from users (SMTP with STARTTLS and login)")
+    submissions: tuple[str, ...] = _listener(2465, 465, "mail from users (SMTP inside TLS, with login)")
+    pop3: tuple[str, ...] = _listener(2110, 110, "fetching mail (POP3 with STLS)")
+    pop3s: tuple[str, ...] = _listener(2995, 995, "fetching mail (POP3 inside TLS)")
+
+
+@dataclass(frozen=True, slots=True)
+class Smtp:
+    """Limits of one SMTP session. Sizes are in octets."""
+
+    message_size: int = _setting(
+        64 * _MEBI, Whole("octets", 65536, 2**31 - 1), "Largest message that is taken (SIZE, RFC 1870)."
+    )
+    header_size: int = _setting(
+        2 * _MEBI, Whole("octets", 1024, 2**31 - 1), "Largest header block of a message."
+    )
+    recipients: int = _setting(
+        1000,
+        Whole("recipients", 1, 100000),
+        "Recipients of one message; more get a temporary refusal.",
+        advised=(100, "RFC 5321 section 4.5.3.1.8"),
+    )
+    received_headers: int = _setting(
+        100,
+        Whole("header fields", 1, 10000),
+        "More Received header fields than this are taken for a mail loop.",
+        advised=(100, "RFC 5321 section 6.3"),
+    )
+    refuse_long_lines: bool = _setting(
+        False, Switch(), "Whether a message with a line of more than 998 octets is refused."
+    )
+    memory_per_message: int = _setting(
+        262144, Whole("octets", 4096, 1024 * _MEBI), "What is over this goes to a temporary file meanwhile."
+    )
+    errors: int = _setting(
+        20, Whole("errors", 1, 10000), "Errors in one session before it is ended with 421."
+    )
+    command_line: int = _setting(2048, Whole("octets", 512, 65536), "Longest command line.")
+    auth_line: int = _setting(
+        12288,
+        Whole("octets", 1024, 65536),
+        "Longest line of a login dialogue.",
+        advised=(12288, "RFC 4954 section 4"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pop3:
+    """Limits of one POP3 session."""
+
+    errors: int = _setting(20, Whole("errors", 1, 10000), "Errors in one session before it is ended.")
+    idle_seconds: float = _setting(
+        600.0,
+        Seconds(0.1, _DAY),
+        "Silence after which a session is ended and its deletions are dropped.",
+        advised=(600, "RFC 1939 section 3"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """In seconds."""
+
+    command: float = _setting(
+        300.0,
+        Seconds(0.1, _DAY),
+        "How long an SMTP client may take for its next command.",
+        advised=(300, "RFC 5321 section 4.5.3.2.7"),
+    )
+    body_progress: float = _setting(
+        180.0, Seconds(0.1, _DAY), "How long a message may stand still while it is sent."
+    )
+    handshake: float = _setting(30.0, Seconds(0.1, 3600), "How long a TLS handshake may take.")
+    closing: float = _setting(
+        10.0,
+        Seconds(0.1, 3600),
+        "How long a peer may take to close after we did; then the connection is cut.",
+    )
+    shutdown: float = _setting(
+        10.0, Seconds(0.1, 3600), "How long a stopping service waits for what is under way."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Logins."""
+
+    remember_login: float = _setting(
+        300.0, Seconds(0, _DAY), "How long a password that was right need not be hashed again; 0 is never."
+    )
+    hash_threads: int = _setting(2, Whole("threads", 1, 64), "Passwords that are hashed at the same time.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the whole service."""
+
+    connections: int = _setting(2000, Whole("connections", 1, 1000000), "Open connections, all listeners.")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
+
+    hostname: str = _setting(
+        "localhost",
+        Hostname(),
+        "Full name of this service, as greetings and certificates say it; by default this machine's.",
+        option=True,
+    )
+    certs: Path = _setting(
+        Path("certs"),
+        Folder(),
+        "Folder of certificates: NAME/fullchain.pem and NAME/privkey.pem in it for each.",
+        option=True,
+    )
+    database: str = _setting(
+        "emaildb.sqlite3",
+        DatabaseName(),
+        "Where accounts and mail are kept; a file is made when it is missing.",
+        option=True,
+    )
+    tls: str = _setting(
+        "required",
+        Choice(("required", "optional")),
+        "Whether other servers must use TLS to bring mail; a public MX needs optional. Users always must.",
+        option=True,
+    )
+    listen: Listen = field(default_factory=Listen)
+    smtp: Smtp = field(default_factory=Smtp)
+    pop3: Pop3 = field(default_factory=Pop3)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    accounts: Accounts = field(default_factory=Accounts)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What only the machine knows: its full name as the resolver tells it, and whether we are root."""
+
+    fqdn: str
+    privileged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table: `name` is dotted as in TOML, `option`: there is a `--leaf` for it."""
+
+    name: str
+    kind: Kind
+    default: object
+    help: str
+    option: bool = False
+    root: object = None
+    advised: tuple[float, str] | None = None
+
+    @property
+    def section(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits]] = {
+    "listen": Listen,
+    "smtp": Smtp,
+    "pop3": Pop3,
+    "timeouts": Timeouts,
+    "accounts": Accounts,
+    "limits": Limits,
+}
+
+
+def _table() -> Iterator[Setting]:
+    for top in fields(Configuration):
+        if top.name not in SECTIONS:
+            yield Setting(top.name, default=top.default, **top.metadata)
+    for section, kind in SECTIONS.items():
+        for inner in fields(kind):
+            yield Setting(f"{section}.{inner.name}", default=inner.default, **inner.metadata)
+
+
+SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _table()}
+ENVIRONMENT: Mapping[str, str] = {"MAILSVC_DATABASE": "database"}
