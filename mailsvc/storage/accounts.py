@@ -1,11 +1,11 @@
 """Domains, the accounts in them, and their passwords' hashes, as rows.
 
-Plain functions of a cursor inside a transaction that the caller runs (`Database.write`, `Database.read`, `offline`);
-they hash nothing and check no password, that is `mailsvc.accounts`.
+Plain functions of a cursor inside a transaction that the caller runs (`Database.write`, `Database.read`,
+`offline`); they hash nothing and check no password, that is `mailsvc.accounts`.
 
-The hardest idea: existence is decided by the database, not by a look beforehand.  `INSERT ... ON CONFLICT DO NOTHING
-RETURNING` either gives the new row or nothing, so that two commands which add the same account at the same time end
-with one account and one `AlreadyExists`, whichever database holds the tables.
+The hardest idea: existence is decided by the database, not by a look beforehand.  `INSERT ... ON CONFLICT
+DO NOTHING RETURNING` either gives the new row or nothing, so that two commands which add the same account
+at the same time end with one account and one `AlreadyExists`, whichever database holds the tables.
 
 A `key` is `Address.key`, a domain is what `parse_domain` returns: both are canonical before they come here.
 """
@@ -88,14 +88,17 @@ def remove_domain(txn: Cursor, domain: str) -> None:
     (left,) = one(txn.execute("SELECT COUNT(*) FROM account WHERE domain_id = ?", row))
     if left:
         noun = "account" if left == 1 else "accounts"
-        raise MailsvcError(f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)")
+        raise MailsvcError(
+            f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)"
+        )
     txn.execute("DELETE FROM domain WHERE id = ?", row)
 
 
 def add_account(txn: Cursor, address: Address, password_hash: str | None, now: float) -> int:
-    """Add an account, and its domain when that is new; return the account's id; `AlreadyExists` when it is there."""
+    """Add an account, and its domain when that is new; return its id; `AlreadyExists` when it is there."""
     txn.execute(
-        "INSERT INTO domain (name, created) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (address.domain, now)
+        "INSERT INTO domain (name, created) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
+        (address.domain, now),
     )
     (domain_id,) = one(txn.execute("SELECT id FROM domain WHERE name = ?", (address.domain,)))
     row = maybe(
@@ -134,7 +137,8 @@ def set_password(txn: Cursor, key: str, password_hash: str, now: float) -> None:
 
 
 def remove_account(txn: Cursor, key: str) -> int:
-    """Remove an account with its mail, return how many messages were in its maildrop; `NotFound` when there is none.
+    """Remove an account with its mail, return how many messages were in its maildrop; `NotFound` when there
+    is none.
 
     The mail that other accounts hold too stays theirs.
     """
@@ -160,7 +164,9 @@ def accounts(txn: Cursor, domain: str | None = None) -> list[AccountListing]:
             (domain, domain),
         )
     )
-    return [AccountListing(address, created, messages, int(octets)) for address, created, messages, octets in rows]
+    return [
+        AccountListing(address, created, messages, int(octets)) for address, created, messages, octets in rows
+    ]
 
 
 DELETE_ORPHAN = (

@@ -4,8 +4,8 @@ The event rows of a decision are written in the transaction that carries the dec
 postmaster reads never says more or less than what happened.  An event outlives its message and its account on
 purpose (it refers to them by number, without a foreign key).
 
-Details are a JSON object of plain values.  They never hold message text, passwords or keys; who records an event
-answers for that.
+Details are a JSON object of plain values.  They never hold message text, passwords or keys; who records an
+event answers for that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def record(
     message_id: int | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Note an event of `kind` (a short constant name such as "accepted"); `time` is seconds since the epoch."""
+    """Note an event; `kind` is a short constant name ("accepted"), `time` seconds since the epoch."""
     txn.execute(
         "INSERT INTO event (time, kind, trace_id, message_id, detail) VALUES (?, ?, ?, ?, ?)",
         (time, kind, trace_id, message_id, json.dumps(dict(detail or {}), ensure_ascii=True, sort_keys=True)),

@@ -1,15 +1,18 @@
 """Messages, their content in parts, and the items of each account's maildrop, as rows.
 
-One message is stored once, however many accounts hold it; an item ties it to an account under a `uid` and a `uidl`
-that never mean another message.  The trace header is the caller's; nothing here looks into a message.
+One message is stored once, however many accounts hold it; an item ties it to an account under a `uid` and a
+`uidl` that never mean another message.  The trace header is the caller's; nothing here looks into a
+message.
 
-The hardest idea: nobody ever holds a whole message.  Part 0 is the header block (trace header first), parts 1, 2, ...
-are the body in the pieces in which the caller gives them, so that a message of 50 MB passes through in 256 KiB both
-ways.  That is also why `deliver` counts: a spool that gives back less than arrived must not become a message.
+The hardest idea: nobody ever holds a whole message.  Part 0 is the header block (trace header first), parts
+1, 2, ... are the body in the pieces in which the caller gives them, so that a message of 50 MB passes
+through in 256 KiB both ways.  That is also why `deliver` counts: a spool that gives back less than arrived
+must not become a message.
 
-RFC 1939 section 7 wants a UIDL that is never reused.  The account's counter alone does not give that: after the
-database was restored from a copy it would count the same numbers again, and a client that leaves mail on the server
-would take new mail for old and never fetch it.  So a UIDL is the uid *and* 64 random bits, chosen at delivery.
+RFC 1939 section 7 wants a UIDL that is never reused.  The account's counter alone does not give that: after
+the database was restored from a copy it would count the same numbers again, and a client that leaves mail
+on the server would take new mail for old and never fetch it.  So a UIDL is the uid *and* 64 random bits,
+chosen at delivery.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ PART_LIMIT = 256 * 1024
 class NewMessage:
     """A message that is to be stored.
 
-    `received_at` is seconds since the epoch, `reverse_path` "" for the null sender; `trace_header` is what we add on
-    top (whole lines with CRLF); `summary` describes the message as it arrived, without the trace header.
+    `received_at` is seconds since the epoch, `reverse_path` "" for the null sender; `trace_header` is what
+    we add on top (whole lines with CRLF); `summary` describes the message as it arrived, without the trace
+    header.
     """
 
     trace_id: str
@@ -64,9 +68,9 @@ def deliver(
     """Store a message in the maildrops of `account_ids` (once in each), return the message's id.
 
     `header` is the message's own header block with its empty line, `body` the rest in pieces of at most
-    `PART_LIMIT` octets that are stored as they come.  `NotFound` when an account is gone meanwhile, `StorageFailure`
-    when header and body are not as long as the summary says; the caller's transaction (or savepoint) must then be
-    rolled back, which `Database.write` does.
+    `PART_LIMIT` octets that are stored as they come.  `NotFound` when an account is gone meanwhile,
+    `StorageFailure` when header and body are not as long as the summary says; the caller's transaction (or
+    savepoint) must then be rolled back, which `Database.write` does.
     """
     size = len(new.trace_header) + new.summary.size
     (message_id,) = one(
@@ -103,14 +107,15 @@ def maildrop(txn: Cursor, account_id: int) -> list[MaildropItem]:
     """All items of the account in the order of their uids; empty also when there is no such account."""
     rows = many(
         txn.execute(
-            "SELECT uid, message_id, size, uidl FROM mailbox_item WHERE account_id = ? ORDER BY uid", (account_id,)
+            "SELECT uid, message_id, size, uidl FROM mailbox_item WHERE account_id = ? ORDER BY uid",
+            (account_id,),
         )
     )
     return [MaildropItem(*row) for row in rows]
 
 
 def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
-    """Part 0 is the header block, parts 1, 2, ... the body; None behind the last, or when the message is gone."""
+    """Part 0 is the header block, 1, 2, ... the body; None behind the last, or when the message is gone."""
     row = maybe(
         txn.execute("SELECT data FROM message_content WHERE message_id = ? AND part = ?", (message_id, part))
     )
@@ -118,16 +123,18 @@ def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
 
 
 def delete_items(txn: Cursor, account_id: int, uids: Sequence[int]) -> int:
-    """Remove items from an account's maildrop, and messages that no maildrop holds any more; return how many items.
+    """Remove items from an account's maildrop, and messages that no maildrop holds any more; return how
+    many items.
 
-    An item that is gone already is not counted and no error.  Some 10 us an item and the disk's time: whoever removes
-    many thousands gives them in several calls, so that deliveries may pass in between.
+    An item that is gone already is not counted and no error.  Some 10 us an item and the disk's time:
+    whoever removes many thousands gives them in several calls, so that deliveries may pass in between.
     """
     message_ids = []
     for uid in uids:
         row = maybe(
             txn.execute(
-                "DELETE FROM mailbox_item WHERE account_id = ? AND uid = ? RETURNING message_id", (account_id, uid)
+                "DELETE FROM mailbox_item WHERE account_id = ? AND uid = ? RETURNING message_id",
+                (account_id, uid),
             )
         )
         if row is not None:
@@ -151,9 +158,13 @@ def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[b
     return stored
 
 
-def _add_item(txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]) -> None:
+def _add_item(
+    txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]
+) -> None:
     row = maybe(
-        txn.execute("UPDATE account SET next_uid = next_uid + 1 WHERE id = ? RETURNING next_uid - 1", (account_id,))
+        txn.execute(
+            "UPDATE account SET next_uid = next_uid + 1 WHERE id = ? RETURNING next_uid - 1", (account_id,)
+        )
     )
     if row is None:
         raise NotFound("the account that the message was for has been removed meanwhile")

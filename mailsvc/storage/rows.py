@@ -1,8 +1,8 @@
 """How many rows a query gives, said where it is asked.
 
-A query by key that silently gave two rows, or none, would make the code behind it wrong in a quiet way.  So the row
-functions of this package never call `fetchone` themselves; they say `one`, `maybe` or `many` and a surprise is an
-error at the place of the surprise.
+A query by key that silently gave two rows, or none, would make the code behind it wrong in a quiet way.  So
+the row functions of this package never call `fetchone` themselves; they say `one`, `maybe` or `many` and a
+surprise is an error at the place of the surprise.
 
 `Cursor` is the whole of the DB-API (PEP 249) that the row functions may use.  Two rules keep them free of any
 database product: parameters are written `?` (`dialect` gives a driver that wants another mark a cursor that
@@ -20,7 +20,7 @@ Row = tuple[Any, ...]
 
 
 class Cursor(Protocol):
-    """The part of a DB-API cursor that row functions use; calls may be chained as in `one(txn.execute(...))`."""
+    """The part of a DB-API cursor that row functions use; calls chain as in `one(txn.execute(...))`."""
 
     @property
     def rowcount(self) -> int:
@@ -56,8 +56,8 @@ def one(txn: Cursor) -> Row:
 
 def maybe(txn: Cursor) -> Row | None:
     """The only row of the last query, or None; `UnexpectedRows` when there are more."""
-    # Two are asked for although one is wanted: it also runs the statement to its end, without which sqlite would
-    # leave an `INSERT ... RETURNING` unfinished.
+    # Two are asked for although one is wanted: it also runs the statement to its end, without which sqlite
+    # would leave an `INSERT ... RETURNING` unfinished.
     rows = txn.fetchmany(2)
     if len(rows) > 1:
         raise UnexpectedRows("the database gave several rows where there can be one at most")

@@ -1,0 +1,101 @@
+"""Opening a database without a reactor: the checks, the making of it, and the command line's door.
+
+The service opens its database with `Database.open` before the reactor runs, the command line has no reactor
+at all; both need the same things here.  What a transaction does is left to the row functions, what a
+database is to `dialect`.
+
+The hardest idea: the command line works on the database of a *running* service, so it takes no instance
+lock and relies on the database's own.  With one exception: it must not upgrade the tables under a service
+of an older mailsvc.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from mailsvc.errors import StartRefused
+from mailsvc.storage import migrate
+from mailsvc.storage.dialect import Dialect, dialect_of
+from mailsvc.storage.files import InstanceLock
+from mailsvc.storage.migrate import Upgrade
+from mailsvc.storage.rows import Cursor
+
+
+def problems_of(url_or_path: str, upgrades: Sequence[Upgrade] | None = None) -> list[str]:
+    """What would make `Database.open` fail, as sentences (but not another mailsvc); looks only."""
+    try:
+        dialect = dialect_of(url_or_path)
+        problems = dialect.obstacles()
+        if problems or not dialect.exists():
+            return problems
+        with closing(dialect.look()) as connection:
+            migrate.pending(dialect, dialect.cursor(connection), upgrades or migrate.shipped_upgrades())
+    except StartRefused as refused:
+        return list(refused.problems)
+    except dialect.errors as error:
+        return [str(dialect.failure(error))]
+    return []
+
+
+@contextmanager
+def offline(url_or_path: str, *, create: bool) -> Iterator[Cursor]:
+    """One transaction for the command line, also while a service runs on the same database.
+
+    `create` says whether a database that does not exist is made; otherwise that is `StartRefused`.
+    Committed when the block ends, undone when it raises.  Raises `StartRefused` or `StorageFailure`.
+    """
+    dialect = dialect_of(url_or_path)
+    problems = problems_of(url_or_path)
+    if not problems and not create and not dialect.exists():
+        problems = [
+            f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"
+        ]
+    if problems:
+        raise StartRefused(problems)
+    try:
+        _prepare_offline(dialect)
+        with closing(dialect.connect(lock_timeout=10)) as connection:
+            cursor = dialect.cursor(connection)
+            dialect.begin_write(cursor)
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            finally:
+                if dialect.in_transaction(connection):
+                    cursor.execute("ROLLBACK")
+    except dialect.errors as error:
+        raise dialect.failure(error) from error
+
+
+def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
+    """Make the database when there is none, run the pending upgrades; return sentences that tell of them.
+
+    Raises `StartRefused`.
+    """
+    try:
+        dialect.create()
+        return migrate.bring_up_to_date(dialect, upgrades, time.time())
+    except dialect.errors as error:
+        raise StartRefused([str(dialect.failure(error))]) from error
+    except OSError as error:
+        raise StartRefused([f"the database {dialect.name} cannot be made ({error.strerror})"]) from error
+
+
+def _prepare_offline(dialect: Dialect) -> None:
+    upgrades = migrate.shipped_upgrades()
+    if dialect.exists():
+        with closing(dialect.look()) as connection:
+            pending = migrate.pending(dialect, dialect.cursor(connection), upgrades)
+        if not pending:
+            return
+        if pending[0].number > 1:
+            # Not under a running service of an older mailsvc, which would meet tables that it does not know.
+            lock = InstanceLock(dialect.name)
+            try:
+                prepare(dialect, upgrades)
+            finally:
+                lock.release()
+            return
+    prepare(dialect, upgrades)
