@@ -51,12 +51,12 @@ class MessageScanner:
 
     def __init__(self, *, measure_lines: bool = False) -> None:
         self.size = 0
-        self.header_size = 0
         self.received_fields = 0
         self.longest_line = 0
         self._cr = self._lf = self._crlf = 0
         self._ends_with_cr = False
         self._in_header = True
+        self._header = 0
         self._prefix = b""
         self._line_size = 0
         self._fields = 0
@@ -67,6 +67,11 @@ class MessageScanner:
     def has_bare_line_end(self) -> bool:
         """Whether a CR without LF or an LF without CR has stood in the message so far (RFC 5321 section 2.3.8)."""
         return not self._cr == self._lf == self._crlf
+
+    @property
+    def header_size(self) -> int:
+        """Octets of the header so far, a line that is not complete included; final after `close`."""
+        return self._header + (self._line_size if self._in_header and self._begins_header_line() else 0)
 
     def feed(self, piece: bytes) -> None:
         """Take the next octets of the message."""
@@ -106,27 +111,35 @@ class MessageScanner:
             if len(self._prefix) < _PREFIX_LIMIT:
                 self._prefix += piece[start : min(stop, start + _PREFIX_LIMIT - len(self._prefix))]
             self._line_size += stop - start
-            if end < 0:
+            if end >= 0:
+                self._header_line()
+            elif len(self._prefix) < _PREFIX_LIMIT or self._begins_header_line():
                 return
-            self._header_line()
+            else:
+                # So long and still no field: a body that begins with an endless line, not a header.
+                self._in_header = False
             start = stop
 
     def _header_line(self) -> None:
         """Judge the line that is complete now; ``_prefix`` is its beginning, ``_line_size`` its whole length."""
-        prefix, size = self._prefix, self._line_size
-        self._prefix, self._line_size = b"", 0
-        if prefix in (b"\r\n", b"\n"):
-            # A leading empty line belongs to the header too: an empty header that was closed properly.
-            self.header_size += size
+        if self._begins_header_line():
+            self._header += self._line_size
+            if field := _FIELD.match(self._prefix):
+                self._fields += 1
+                self.received_fields += field[1].lower() == b"received"
+        elif self._prefix in (b"\r\n", b"\n"):
+            # Without a field before it, it closes an empty header.
+            self._header += self._line_size
             self._in_header = False
-        elif prefix[:1] in (b" ", b"\t") and self._fields:
-            self.header_size += size
-        elif field := _FIELD.match(prefix):
-            self._fields += 1
-            self.header_size += size
-            self.received_fields += field[1].lower() == b"received"
         else:
             self._in_header = False
+        self._prefix, self._line_size = b"", 0
+
+    def _begins_header_line(self) -> bool:
+        """Whether ``_prefix`` begins a field, or the continuation of one."""
+        if self._prefix[:1] in (b" ", b"\t"):
+            return self._fields > 0
+        return _FIELD.match(self._prefix) is not None
 
 
 def header_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,0 +1,124 @@
+"""One function per thing that is worth a line in the log (promise H: never a secret, promise I: never raw octets).
+
+The functions take values and give ``twisted.logger`` events with fields, so that a line can be read by a person and
+its fields by a program (``twistd --logger`` with a JSON observer).  Whatever a peer chose is escaped by `shown` first:
+a client must not be able to write lines of its own, or colours, into the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailsvc.mail.channel import TLSFacts
+
+log = Logger("mailsvc")
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """``text`` for the log: printable ASCII, the rest escaped, not endless."""
+    escaped = text.encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
+
+
+def connected(listener: str, peer: str) -> None:
+    """A client connected."""
+    log.debug("{listener}: connection from {peer}", listener=listener, peer=peer)
+
+
+def refused_connection(listener: str, peer: str, why: str) -> None:
+    """A client was turned away before its first word."""
+    log.warn("{listener}: connection from {peer} refused: {why}", listener=listener, peer=peer, why=why)
+
+
+def secured(listener: str, peer: str, tls: TLSFacts) -> None:
+    """A TLS handshake was completed."""
+    log.debug(
+        "{listener}: {peer} uses {version} with {cipher}, name asked for: {name}",
+        listener=listener,
+        peer=peer,
+        version=tls.version,
+        cipher=tls.cipher,
+        name=tls.server_name or "none",
+    )
+
+
+def disconnected(listener: str, peer: str, why: str) -> None:
+    """A connection ended."""
+    log.debug("{listener}: {peer} disconnected: {why}", listener=listener, peer=peer, why=shown(why))
+
+
+def injection(listener: str, peer: str, octets: int) -> None:
+    """Something stood behind STARTTLS in clear."""
+    log.warn(
+        "{listener}: {peer} sent {octets} octets in clear behind STARTTLS; dropped, and the connection closed",
+        listener=listener,
+        peer=peer,
+        octets=octets,
+    )
+
+
+def logged_in(listener: str, peer: str, account: str) -> None:
+    """A login succeeded."""
+    log.info("{listener}: {account} logged in from {peer}", listener=listener, account=shown(account), peer=peer)
+
+
+def login_failed(listener: str, peer: str, username: str) -> None:
+    """A login was refused; the log does not say why either, so that it can be shown to others."""
+    log.info(
+        "{listener}: login refused for {username} from {peer}", listener=listener, username=shown(username), peer=peer
+    )
+
+
+def refused(listener: str, peer: str, what: str, why: str) -> None:
+    """A command or a message was refused."""
+    log.info(
+        "{listener}: {what} from {peer} refused: {why}",
+        listener=listener,
+        what=shown(what),
+        peer=peer,
+        why=shown(why),
+    )
+
+
+def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], octets: int) -> None:
+    """A message was committed."""
+    log.info(
+        "{trace_id}: accepted from {peer}, <{sender}> to {recipients}, {octets} octets",
+        trace_id=trace_id,
+        peer=peer,
+        sender=shown(sender),
+        recipients=shown(", ".join(f"<{recipient}>" for recipient in recipients), 1000),
+        octets=octets,
+    )
+
+
+def maildrop_closed(peer: str, account: str, retrieved: int, deleted: int) -> None:
+    """A POP3 session ended in order."""
+    log.info(
+        "pop3: {account} from {peer}: {retrieved} retrieved, {deleted} deleted",
+        account=shown(account),
+        peer=peer,
+        retrieved=retrieved,
+        deleted=deleted,
+    )
+
+
+def unavailable(listener: str, peer: str, what: str, why: Exception) -> None:
+    """Something that may heal kept us from doing what was asked: the client was told to try again."""
+    log.error(
+        "{listener}: {what} for {peer} not possible now: {why}",
+        listener=listener,
+        what=what,
+        peer=peer,
+        why=shown(str(why), 500),
+    )
+
+
+def defect(listener: str, peer: str, failure: Failure) -> None:
+    """Our own mistake, with its traceback: it must be reported and mended."""
+    log.failure(
+        "{listener}: unexpected error while serving {peer}; please report it", failure, listener=listener, peer=peer
+    )

@@ -1,0 +1,36 @@
+"""What the SMTP listeners have in common and where they differ: data, not subclasses.
+
+RFC 5321 describes the exchange between hosts (MX), RFC 6409 message submission by users, RFC 8314 section 3.3
+submission over implicit TLS.  One server class serves them all and asks its `Mode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """The rules of one kind of listener.
+
+    ``implicit_tls``: TLS from the first octet.  ``requires_tls``: before TLS only EHLO, NOOP, STARTTLS and QUIT.
+    ``offers_auth``: AUTH exists, inside TLS.  ``requires_login``: MAIL only after AUTH.
+    """
+
+    name: str
+    implicit_tls: bool
+    requires_tls: bool
+    offers_auth: bool
+    requires_login: bool
+
+
+def mx(*, requires_tls: bool) -> Mode:
+    """Mail from other hosts, RFC 5321; ``requires_tls`` off is what a public MX needs."""
+    return Mode("smtp", implicit_tls=False, requires_tls=requires_tls, offers_auth=False, requires_login=False)
+
+
+SUBMISSION = Mode("submission", implicit_tls=False, requires_tls=True, offers_auth=True, requires_login=True)
+"""Mail from our users with STARTTLS, RFC 6409; what RFC 8314 calls cleartext submission does not exist here."""
+
+SUBMISSIONS = Mode("submissions", implicit_tls=True, requires_tls=True, offers_auth=True, requires_login=True)
+"""Mail from our users over implicit TLS, RFC 8314 section 3.3."""

@@ -1,0 +1,101 @@
+"""SASL exchanges as values: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login), for SMTP AUTH (RFC 4954).
+
+An exchange is pulled: `Exchange.step` takes what the client sent (decoded) and returns a `Challenge` to send or the
+`Credentials` to check.  Whether they are right is for `mailsvc.accounts`; how lines are framed is for the server.
+
+Base64 is taken strictly (RFC 4954 section 4): octets outside the alphabet, wrong padding, or a stray bit are a
+syntax error and never a guess.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from mailsvc.errors import MailsvcError
+
+
+class MalformedResponse(MailsvcError):
+    """The client's response is not what the mechanism or base64 allows; the exchange is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What the server sends next, before base64."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A name and a password to check.  ``authzid``: whom the client wants to act as, "" for itself."""
+
+    username: bytes
+    password: bytes = field(repr=False)
+    authzid: bytes = b""
+
+
+class Exchange:
+    """One AUTH command from its initial response, or None, to its `Credentials`."""
+
+    def __init__(self, mechanism: str) -> None:
+        """``mechanism`` in upper case, one of `MECHANISMS` (KeyError otherwise)."""
+        self._steps = MECHANISMS[mechanism]()
+        self._started = False
+
+    def begin(self, initial: bytes | None) -> Challenge | Credentials:
+        """Start with the initial response; None means that the client waits for the first challenge."""
+        first = next(self._steps)
+        assert isinstance(first, Challenge), "every mechanism here lets the client speak first"
+        return first if initial is None else self.step(initial)
+
+    def step(self, response: bytes) -> Challenge | Credentials:
+        """Take the client's decoded response.  Raises `MalformedResponse`."""
+        return self._steps.send(response)
+
+
+_Steps = Generator[Challenge | Credentials, bytes, None]
+
+
+def _plain() -> _Steps:
+    message = yield Challenge(b"")
+    parts = message.split(b"\0")
+    if len(parts) != 3 or not parts[1] or not parts[2]:
+        raise MalformedResponse("PLAIN takes [authzid] NUL name NUL password")
+    yield Credentials(username=parts[1], password=parts[2], authzid=parts[0])
+
+
+def _login() -> _Steps:
+    username = yield Challenge(b"Username:")
+    password = yield Challenge(b"Password:")
+    if not username or not password:
+        raise MalformedResponse("LOGIN takes a name and a password")
+    yield Credentials(username=username, password=password)
+
+
+MECHANISMS: dict[str, Callable[[], _Steps]] = {"PLAIN": _plain, "LOGIN": _login}
+"""The mechanisms by name, in the order in which they are offered."""
+
+
+def decode(text: bytes) -> bytes:
+    """The octets that ``text`` spells in base64, strictly.  Raises `MalformedResponse`."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedResponse("the response is not valid base64") from None
+    # b64decode forgives bits that no encoder sets; then two texts would mean one password.
+    if base64.b64encode(data) != text:
+        raise MalformedResponse("the response is not valid base64")
+    return data
+
+
+def decode_initial(text: bytes) -> bytes:
+    """An initial response: ``=`` stands for zero octets (RFC 4954 section 4)."""
+    return b"" if text == b"=" else decode(text)
+
+
+def encode(data: bytes) -> bytes:
+    """``data`` in base64, for a 334 line."""
+    return base64.b64encode(data)

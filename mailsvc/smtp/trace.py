@@ -1,0 +1,55 @@
+"""The trace header that we add to every message: Return-Path and Received (RFC 5321 section 4.4, RFC 3848).
+
+It says only what this server saw itself.  The HELO name is the client's claim and stands where RFC 5321 puts claims;
+the address beside it is what the connection showed; the TLS clause is what the handshake negotiated.  No version of
+this software is told to the world.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from email.utils import formatdate
+
+from mailsvc.mail.channel import TLSFacts
+from mailsvc.mail.envelope import Envelope
+from mailsvc.smtp.session import Session
+
+
+def trace_header(envelope: Envelope, *, hostname: str, trace_id: str, now: float) -> bytes:
+    """The Return-Path and Received fields for ``envelope``, CRLF included, each line below 998 octets."""
+    origin = envelope.origin
+    # With one recipient "for" helps to find the way of a message; with several it would tell each about the others.
+    recipient = f"\r\n\tfor <{envelope.recipients[0]}>" if len(envelope.recipients) == 1 else ""
+    tls = f"\r\n\t{tls_clause(origin.tls)}" if origin.tls is not None else ""
+    return (
+        f"Return-Path: <{envelope.sender}>\r\n"
+        f"Received: from {origin.helo} ({peer_literal(origin.peer)})\r\n"
+        f"\tby {hostname} with {origin.protocol}{tls}\r\n"
+        f"\tid {trace_id}{recipient};\r\n"
+        f"\t{formatdate(now)}\r\n"
+    ).encode()
+
+
+def tls_clause(tls: TLSFacts) -> str:
+    """What is known of the channel, as one comment."""
+    group = f", group {tls.group}" if tls.group else ""
+    return (
+        f"(using {tls.version} with cipher {tls.cipher} ({tls.bits} bits){group};\r\n\tclient certificate: not asked)"
+    )
+
+
+def peer_literal(peer: str) -> str:
+    """The client's address as an address literal (RFC 5321 section 4.1.3), or the word it is known by."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
+
+
+def protocol_keyword(session: Session) -> str:
+    """The word for the "with" clause (RFC 3848): ESMTP, with S for TLS and A for AUTH."""
+    if not session.esmtp:
+        # RFC 3848 registers no secured plain SMTP; the TLS clause tells.
+        return "SMTP"
+    return "ESMTP" + ("S" if session.secured else "") + ("A" if session.login is not None else "")
