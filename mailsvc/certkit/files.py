@@ -63,9 +63,7 @@ def read(path: Path) -> Source:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return Source(
-                path, problem="is not a regular file; put the PEM file itself here, or a link to it"
-            )
+            return Source(path, problem="is not a regular file; put the PEM file itself here, or a link to it")
         data = bytearray()
         while len(data) <= LARGEST and (piece := os.read(descriptor, LARGEST + 1 - len(data))):
             data += piece
@@ -74,18 +72,14 @@ def read(path: Path) -> Source:
     finally:
         os.close(descriptor)
     if len(data) > LARGEST:
-        return Source(
-            path, problem="is longer than 1 MiB, so it is no certificate or key; put the right file here"
-        )
+        return Source(path, problem="is longer than 1 MiB, so it is no certificate or key; put the right file here")
     return Source(path, bytes(data), None, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def _unreadable(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if path.is_symlink():
-            return (
-                f"is a link to {os.readlink(path)}, which does not exist; mend the link or put the file here"
-            )
+            return f"is a link to {os.readlink(path)}, which does not exist; mend the link or put the file here"
         return "does not exist; put the file here"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
@@ -105,9 +99,7 @@ def make_folder(path: Path, mode: int = 0o700) -> bool:
         path.mkdir(mode=0o700)
         path.chmod(mode)
     except OSError as error:
-        raise MailsvcError(
-            f"{path}: cannot make this folder ({error.strerror}); check the folder above it"
-        ) from error
+        raise MailsvcError(f"{path}: cannot make this folder ({error.strerror}); check the folder above it") from error
     return True
 
 
@@ -118,9 +110,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE
-        )
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)
@@ -132,13 +122,9 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except FileExistsError as error:
-        raise AlreadyExists(
-            f"{path}: exists already and is not overwritten; remove it first if it is to go"
-        ) from error
+        raise AlreadyExists(f"{path}: exists already and is not overwritten; remove it first if it is to go") from error
     except OSError as error:
-        raise MailsvcError(
-            f"{path}: cannot be written ({error.strerror}); check the folder and the disk"
-        ) from error
+        raise MailsvcError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
 
 
 def _name_it(temporary: Path, path: Path) -> None:

@@ -20,9 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mailsvc.errors import MailsvcError
 
-PrivateKey = (
-    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
-)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 """The kinds of key that can serve TLS 1.2 and 1.3."""
 
 KDF_ROUNDS = 600_000
@@ -64,9 +62,7 @@ def encode_key(key: PrivateKey, passphrase: bytes | None = None, *, rounds: int 
     ).encryptor()
     padder = padding.PKCS7(128).padder()
     sealed = encryptor.update(padder.update(plain) + padder.finalize()) + encryptor.finalize()
-    derivation = _sequence(
-        _PBKDF2, _sequence(_octets(salt), _integer(rounds), _sequence(_HMAC_SHA256, _NULL))
-    )
+    derivation = _sequence(_PBKDF2, _sequence(_octets(salt), _integer(rounds), _sequence(_HMAC_SHA256, _NULL)))
     scheme = _sequence(_PBES2, _sequence(derivation, _sequence(_AES_256_CBC, _octets(iv))))
     return _pem(b"ENCRYPTED PRIVATE KEY", _sequence(scheme, _octets(sealed)))
 

@@ -97,9 +97,7 @@ def tls_facts(transport: object) -> TLSFacts | None:
     # its end.
     if cipher is None or bits is None or handle.get_peer_finished() is None:
         return None
-    return TLSFacts(
-        handle.get_protocol_version_name(), cipher, bits, handle.get_group_name(), _server_name(handle)
-    )
+    return TLSFacts(handle.get_protocol_version_name(), cipher, bits, handle.get_group_name(), _server_name(handle))
 
 
 def _make_live(table: CredentialTable) -> _Live:
