@@ -17,8 +17,8 @@ from mailsvc.config.kinds import hostname_mistake
 from mailsvc.config.layers import InForce, environment_layer, options_layer, settle, text_layer
 from mailsvc.errors import ConfigurationRefused
 
-NAMED = Surroundings(fqdn="mail.example.org", privileged=False)
-ROOT = Surroundings(fqdn="mail.example.org", privileged=True)
+NAMED = Surroundings(fqdn=lambda: "mail.example.org", privileged=False)
+ROOT = Surroundings(fqdn=lambda: "mail.example.org", privileged=True)
 FOLDER = Path("/etc/mailsvc")
 
 
@@ -26,6 +26,11 @@ def in_force(toml: str = "", surroundings: Surroundings = NAMED, **options: obje
     """What a file's text and options make; an option's name has `__` where the setting's has a dot."""
     by_name = {name.replace("__", "."): value for name, value in options.items()}
     return settle(surroundings, text_layer(toml, "mailsvc.toml", FOLDER), options_layer(by_name))
+
+
+def called(fqdn: str) -> Surroundings:
+    """A machine of that name, on which we are not root."""
+    return Surroundings(fqdn=lambda: fqdn, privileged=False)
 
 
 class Refusals(SynchronousTestCase):
@@ -59,7 +64,7 @@ class Defaults(SynchronousTestCase):
 
     def test_the_rest_is_as_documented(self) -> None:
         """Nothing given: the values of the dataclasses, the machine's full name in lower case."""
-        surroundings = Surroundings(fqdn="Mail.Example.ORG.", privileged=False)
+        surroundings = called("Mail.Example.ORG.")
         outcome = in_force(surroundings=surroundings)
         self.assertEqual(outcome.configuration, Configuration(hostname="mail.example.org"))
         self.assertEqual(outcome.configuration.database, "emaildb.sqlite3")
@@ -70,15 +75,23 @@ class Defaults(SynchronousTestCase):
     def test_a_machine_without_a_full_name_is_localhost_and_says_so(self) -> None:
         """A fresh container can try mailsvc; the log tells that the name is of no use to others."""
         for fqdn in ["3f2a1b9c0d4e", "localhost", "", "1.0.0.127.in-addr.arpa", "10.0.0.7", "my_pc.lan"]:
-            outcome = in_force(surroundings=Surroundings(fqdn=fqdn, privileged=False))
+            outcome = in_force(surroundings=called(fqdn))
             self.assertEqual(outcome.configuration.hostname, "localhost")
             self.assertEqual(len(outcome.remarks), 1)
             self.assertIn("--hostname", outcome.remarks[0])
 
-    def test_a_given_name_silences_that_remark(self) -> None:
-        """The machine's own name matters to nobody once a name is given."""
-        outcome = in_force(surroundings=Surroundings(fqdn="x", privileged=False), hostname="a.example.org")
-        self.assertEqual(outcome.remarks, ())
+    def test_a_given_name_keeps_the_resolver_out_of_it(self) -> None:
+        """Asking for the machine's own name may take seconds; it is not asked when a name is given."""
+        asked: list[str] = []
+
+        def fqdn() -> str:
+            asked.append("asked")
+            return "x"
+
+        nameless = Surroundings(fqdn=fqdn, privileged=False)
+        self.assertEqual(in_force(surroundings=nameless, hostname="a.example.org").remarks, ())
+        self.assertEqual(in_force('hostname = "a.example.org"', surroundings=nameless).remarks, ())
+        self.assertEqual(asked, [])
 
     def test_a_configuration_cannot_be_changed(self) -> None:
         """What was checked at the start stays as it was."""
@@ -284,7 +297,7 @@ class Files(SynchronousTestCase):
 class Description(SynchronousTestCase):
     def test_it_is_itself_a_file_with_the_same_effect(self) -> None:
         """What `config describe` prints can be saved and used as it is."""
-        toml = 'certs = "c"\ndatabase = "/srv/\\"m\\u007f.sqlite3"\n[listen]\npop3 = ""\n[timeouts]\ncommand = 0.5'
+        toml = 'certs = "c"\ndatabase = "/srv/\\"m\\u007f"\n[listen]\npop3 = ""\n[timeouts]\ncommand = 0.5'
         outcome = in_force(toml, tls="optional")
         text = described(outcome)
         again = settle(NAMED, text_layer(text, "x", Path("/")))
@@ -298,7 +311,7 @@ class Description(SynchronousTestCase):
             self.assertIn(setting.help, text)
             table = document[setting.section] if setting.section else document
             self.assertIn(setting.leaf, table)
-        self.assertIn('from: mailsvc.toml; default "required"', text)
+        self.assertIn('from mailsvc.toml; the default is "required"', text)
 
 
 class Hostnames(SynchronousTestCase):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The outcome: the configuration, where each value came from, and remarks for the log."""
+    """The configuration, where each value came from, the defaults here, and remarks for the log."""
 
     configuration: Configuration
     values: Mapping[str, Given]
+    defaults: Mapping[str, object]
     remarks: tuple[str, ...]
 
 
@@ -127,7 +128,9 @@ def options_layer(options: Mapping[str, object]) -> Layer:
 def settle(surroundings: Surroundings, *layers: Layer) -> InForce:
     """What the layers make, the last word to the last; raises ConfigurationRefused with all mistakes."""
     problems = [problem for layer in layers for problem in layer.problems]
-    values, remarks = _defaults(surroundings)
+    named = any("hostname" in layer.given for layer in layers)
+    defaults, remarks = _defaults(surroundings, named)
+    values = {name: Given(default, "default") for name, default in defaults.items()}
     for layer in layers:
         for name, given in layer.given.items():
             setting = SETTINGS[name]
@@ -141,10 +144,8 @@ def settle(surroundings: Surroundings, *layers: Layer) -> InForce:
     problems += _contradictions(values)
     if problems:
         raise ConfigurationRefused(problems)
-    if values["hostname"].source != "default":
-        remarks = []
     remarks += _advice(values)
-    return InForce(_configuration(values), values, tuple(remarks))
+    return InForce(_configuration(values), values, defaults, tuple(remarks))
 
 
 def load(
@@ -161,23 +162,23 @@ def load(
     return settle(surroundings, base, environment_layer(environment or {}), options_layer(options))
 
 
-def _defaults(surroundings: Surroundings) -> tuple[dict[str, Given], list[str]]:
-    """Each setting's default, and the remark that a nameless machine deserves.
+def _defaults(surroundings: Surroundings, named: bool) -> tuple[dict[str, object], list[str]]:
+    """Each setting's default here, and the remark that a machine without a name deserves.
 
-    A fresh container has no full name, and trying mailsvc there must work: it is then `localhost`, and
-    says so.
+    A fresh container has no full name, and trying mailsvc there must work: it is then localhost, and says so.
     """
-    values = {}
+    defaults = {}
     for setting in SETTINGS.values():
         root = surroundings.privileged and setting.root is not None
-        values[setting.name] = Given(setting.root if root else setting.default, "default")
-    name = surroundings.fqdn.removesuffix(".").lower()
+        defaults[setting.name] = setting.root if root else setting.default
+    if named:
+        return defaults, []
+    name = surroundings.fqdn().removesuffix(".").lower()
     mistake = hostname_mistake(name)
     if mistake is None and name != "localhost":
-        values["hostname"] = Given(name, "default")
-        return values, []
+        return defaults | {"hostname": name}, []
     why = mistake or "it is localhost"
-    return values, [
+    return defaults, [
         f"hostname: this machine's own name is of no use to others ({why}), so mailsvc calls itself"
         " localhost; that will do for trying it out, and --hostname mail.example.org gives the real one"
     ]
@@ -244,20 +245,25 @@ def toml_value(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def described(in_force: InForce) -> str:
-    """All settings with help, limits, default and source, as a TOML text that is itself a valid file."""
+def described(in_force: InForce, names: Collection[str] = tuple(SETTINGS)) -> str:
+    """Settings with help, limits, default and source, as a TOML text that is itself a valid file."""
     lines: list[str] = []
     section = ""
     for name, setting in SETTINGS.items():
+        if name not in names:
+            continue
         if setting.section != section:
             section = setting.section
             lines += [f"[{section}]", ""]
         given = in_force.values[name]
-        default = "" if given.source == "default" else f"; default {toml_value(setting.default)}"
+        known = given.source == "default"
         lines += [
             f"# {setting.help}",
-            f"# {setting.kind.allowed}; from: {given.source}{default}",
+            f"# {setting.kind.allowed}",
+            "# this is the default"
+            if known
+            else f"# from {given.source}; the default is {toml_value(in_force.defaults[name])}",
             f"{setting.leaf} = {toml_value(given.value)}",
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"

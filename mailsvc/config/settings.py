@@ -10,7 +10,7 @@ that a setting can't exist in one of them and be missing in the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ class Configuration:
     hostname: str = _setting(
         "localhost",
         Hostname(),
-        "Full name of this service, as greetings and certificates say it; by default this machine's.",
+        "Full name of this service, as greetings and certificates say it.",
         option=True,
     )
     certs: Path = _setting(
@@ -192,9 +192,12 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What only the machine knows: its full name as the resolver tells it, and whether we are root."""
+    """What only the machine knows: its full name, and whether we are root.
 
-    fqdn: str
+    `fqdn` asks the resolver, which may take seconds, so it is called only when nobody gave a hostname.
+    """
+
+    fqdn: Callable[[], str]
     privileged: bool
 
 

@@ -1,0 +1,9 @@
+"""`python -m mailsvc` is the `mailsvc` command, for a tree that is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+from mailsvc.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,172 @@
+"""`twistd mailsvc`: its options, and a start that either works or says in sentences why not.
+
+The options are the settings of `mailsvc.config` that have one; what they configure is assembled in
+`service.py`.
+
+The hardest idea: twistd shows a traceback for whatever goes wrong in a start, and a daemon has no terminal
+any more when its service starts. So the service is wrapped in a `Start`, which keeps a copy of the terminal
+from before the fork, writes each problem of a `StartRefused` there as a line of its own, and ends the
+process with status 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.logger import Logger
+from twisted.python import usage
+
+from mailsvc import __version__
+from mailsvc.config import SETTINGS, Configuration, load
+from mailsvc.errors import StartRefused
+from mailsvc.surroundings import surroundings
+
+_log = Logger()
+
+
+def _listener(name: str) -> Callable[[Options, str], None]:
+    """An option that may be given more than once, with its help from the table of settings."""
+
+    def given(self: Options, endpoint: str) -> None:
+        self.endpoints.setdefault(f"listen.{name}", []).append(endpoint)
+
+    setting = SETTINGS[f"listen.{name}"]
+    default = f"[default: {_words(setting.default)}, as root: {_words(setting.root)}]"
+    given.__doc__ = f"{setting.help} May be given more than once. {default}"
+    return given
+
+
+def _words(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _parameter(name: str, default: str | None = None) -> list[object]:
+    setting = SETTINGS[name]
+    shown = _words(setting.default) if default is None else default
+    return [name, None, None, f"{setting.help} [default: {shown}]"]
+
+
+class Options(usage.Options):
+    """What may stand behind `twistd mailsvc`."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Takes mail in by SMTP, keeps it in an SQL database, and hands it out by POP3, all of it over TLS. "
+        "First make certificates and a user: `mailsvc certs init certs/ --hostname NAME`, "
+        "`mailsvc user add USER@DOMAIN`. Then, in the foreground: "
+        "`twistd -n --pidfile= mailsvc --certs certs/`. "
+        "All other settings stand in the configuration file: `mailsvc config describe` prints one."
+    )
+    optParameters = [
+        _parameter("certs"),
+        _parameter("database", "$MAILSVC_DATABASE, else emaildb.sqlite3"),
+        ["config", None, None, "Configuration file (TOML); options override it. [default: $MAILSVC_CONFIG]"],
+        _parameter("hostname", "this machine's full name"),
+        _parameter("tls"),
+    ]
+    compData = usage.Completions(
+        optActions={
+            "certs": usage.CompleteDirs(),
+            "database": usage.CompleteFiles("*.sqlite3"),
+            "config": usage.CompleteFiles("*.toml"),
+            "tls": usage.CompleteList(["required", "optional"]),
+        }
+    )
+
+    opt_smtp = _listener("smtp")
+    opt_submission = _listener("submission")
+    opt_submissions = _listener("submissions")
+    opt_pop3 = _listener("pop3")
+    opt_pop3s = _listener("pop3s")
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, list[str]] = {}
+        super().__init__()
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        print(f"mailsvc {__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *extra: str) -> None:
+        if extra:
+            raise usage.UsageError(f"`{extra[0]}` is not expected here; mailsvc takes options only")
+
+    def settings(self) -> dict[str, object]:
+        """What was given, by the settings' names; None for what was not."""
+        plain = {name: self[name] for name in ("certs", "database", "hostname", "tls")}
+        return plain | self.endpoints
+
+
+def configuration(options: Options) -> Configuration:
+    """What is in force for these options; remarks go to the log. Raises ConfigurationRefused."""
+    file = options["config"] or os.environ.get("MAILSVC_CONFIG") or None
+    in_force = load(file, options.settings(), surroundings(), os.environ)
+    for remark in in_force.remarks:
+        _log.warn("{remark}", remark=remark)
+    return in_force.configuration
+
+
+class Start(MultiService):
+    """Starts its services, or says on the terminal why not and ends the process with status 1.
+
+    `terminal` is a file descriptor of its own, closed when the start is over. `pidfile` is what twistd wrote
+    and would leave behind: it cleans up after exceptions, which would be shown, and not after SystemExit.
+    A service that raises StartRefused has released what it took (ports, threads) itself.
+    """
+
+    def __init__(self, terminal: int, pidfile: str = "", daemon: bool = False) -> None:
+        super().__init__()
+        self._terminal = terminal
+        self._pidfile = pidfile
+        self._daemon = daemon
+
+    @contextmanager
+    def told(self, started: bool) -> Iterator[None]:
+        """Turn StartRefused into lines and SystemExit; `started`: twistd has its pidfile and its log."""
+        try:
+            yield
+        except StartRefused as refused:
+            tell(self._terminal, refused.problems)
+            if started and self._daemon:  # in the foreground the log is on the same terminal
+                for problem in refused.problems:
+                    _log.critical("{problem}", problem=problem)
+            if started and self._pidfile:
+                with suppress(OSError):
+                    os.unlink(self._pidfile)
+            raise SystemExit(1) from None
+
+    def privilegedStartService(self) -> None:
+        with self.told(started=True):
+            super().privilegedStartService()
+
+    def startService(self) -> None:
+        with self.told(started=True):
+            super().startService()
+        os.close(self._terminal)
+
+
+def tell(terminal: int, problems: Sequence[str]) -> None:
+    """Write each problem as a line of its own; a terminal that is gone changes nothing."""
+    lines = "".join(f"mailsvc: {line}\n" for problem in problems for line in problem.splitlines())
+    with suppress(OSError):
+        os.write(terminal, lines.encode("utf-8", "backslashreplace"))
+
+
+def makeService(options: Options) -> Start:
+    """The whole service for `twistd mailsvc`; a start that is refused ends the process with status 1."""
+    twistd: Mapping[str, Any] = options.parent or {}
+    start = Start(os.dup(2), twistd.get("pidfile") or "", daemon=not twistd.get("nodaemon", True))
+    with start.told(started=False):
+        settled = configuration(options)
+        # here, not at the top: by now `--reactor` has chosen one, and `--help` need not load the service
+        from twisted.internet import reactor
+
+        from mailsvc.service import make_service
+
+        start.addService(make_service(settled, reactor))
+    return start

@@ -1,0 +1,187 @@
+"""`twistd mailsvc`: its options, and starts that are refused in sentences."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.application.service import Service
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+import mailsvc
+from mailsvc.config import SETTINGS
+from mailsvc.errors import StartRefused
+from mailsvc.tap import Options, Start
+
+ROOT = Path(mailsvc.__file__).resolve().parent.parent
+
+
+def twistd(*arguments: str, folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real twistd in `folder`, with this tree as its mailsvc, whether one is installed or not."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAILSVC_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *arguments],
+        cwd=folder,
+        env=clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class TheOptions(SynchronousTestCase):
+    def parsed(self, *arguments: str) -> Options:
+        options = Options()
+        options.parseOptions(list(arguments))
+        return options
+
+    def test_what_is_not_given_is_none(self) -> None:
+        """Defaults are the configuration's matter, so that the file may stand between."""
+        self.assertEqual(
+            self.parsed().settings(), {"certs": None, "database": None, "hostname": None, "tls": None}
+        )
+
+    def test_a_listener_may_be_given_more_than_once(self) -> None:
+        """Each kind of listener collects its endpoints; an empty one is kept, it means "off"."""
+        options = self.parsed("--smtp", "tcp:1", "--smtp=tcp:2", "--pop3", "")
+        settings = options.settings()
+        self.assertEqual(settings["listen.smtp"], ["tcp:1", "tcp:2"])
+        self.assertEqual(settings["listen.pop3"], [""])
+        self.assertNotIn("listen.pop3s", settings)
+
+    def test_two_sets_of_options_share_nothing(self) -> None:
+        """Endpoints are kept per instance."""
+        self.parsed("--smtp", "tcp:1")
+        self.assertNotIn("listen.smtp", self.parsed().settings())
+
+    def test_every_setting_that_promises_an_option_has_one(self) -> None:
+        """The table and the command line agree."""
+        known = {option.rstrip("=") for option in Options().longOpt}
+        promised = {setting.leaf for setting in SETTINGS.values() if setting.option}
+        self.assertEqual(known - {"help", "version", "config"}, promised)
+
+    def test_a_word_without_an_option_is_refused(self) -> None:
+        """Nothing that was typed is silently left out."""
+        self.assertRaises(usage.UsageError, self.parsed, "certs/")
+
+    def test_the_help_names_defaults_and_the_next_step(self) -> None:
+        """`--help` is enough to begin with."""
+        text = " ".join(Options().getUsage(width=100).split())
+        for word in [
+            "tcp:2525:interface=127.0.0.1",
+            "as root: tcp:25]",
+            "mailsvc certs init",
+            "emaildb.sqlite3",
+        ]:
+            self.assertIn(word, text)
+
+
+class _Refusing(Service):
+    """A service that cannot start, early or late."""
+
+    def __init__(self, privileged: bool) -> None:
+        self._privileged = privileged
+
+    def privilegedStartService(self) -> None:
+        if self._privileged:
+            raise StartRefused(["port 25 is taken"])
+
+    def startService(self) -> None:
+        raise StartRefused(["the database is gone", "so is the certificate"])
+
+
+class RefusedStarts(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.addCleanup(os.close, self.reader)
+        self.pidfile = self.mktemp()
+        Path(self.pidfile).write_text("1")
+
+    def said(self) -> str:
+        """What the terminal got; the writing end is closed by now, here or by the start."""
+        return os.read(self.reader, 65536).decode()
+
+    def test_each_problem_is_a_line_and_the_status_is_1(self) -> None:
+        """A refused start ends the process, its pidfile is gone, and nobody sees a traceback."""
+        start = Start(self.writer, self.pidfile)
+        start.addService(_Refusing(privileged=False))
+        stopped = self.assertRaises(SystemExit, start.startService)
+        self.assertEqual(stopped.code, 1)
+        self.assertEqual(self.said(), "mailsvc: the database is gone\nmailsvc: so is the certificate\n")
+        self.assertFalse(os.path.exists(self.pidfile))
+        os.close(self.writer)
+
+    def test_a_port_is_refused_before_privileges_are_dropped(self) -> None:
+        """The early half of a start is held to the same."""
+        start = Start(self.writer, self.pidfile)
+        start.addService(_Refusing(privileged=True))
+        self.assertRaises(SystemExit, start.privilegedStartService)
+        self.assertEqual(self.said(), "mailsvc: port 25 is taken\n")
+        os.close(self.writer)
+
+    def test_before_the_start_no_pidfile_is_touched(self) -> None:
+        """While the service is only made, the pidfile may be that of another process."""
+        start = Start(self.writer, self.pidfile)
+
+        def made() -> None:
+            with start.told(started=False):
+                raise StartRefused(["no"])
+
+        self.assertRaises(SystemExit, made)
+        self.assertTrue(os.path.exists(self.pidfile))
+        os.close(self.writer)
+
+    def test_a_good_start_lets_the_terminal_go(self) -> None:
+        """A daemon keeps nobody's terminal open."""
+        start = Start(self.writer, self.pidfile)
+        start.addService(Service())
+        start.startService()
+        self.assertEqual(self.said(), "")
+        self.assertRaises(OSError, os.fstat, self.writer)
+
+
+class TheRealTwistd(SynchronousTestCase):
+    """From a folder that is not ours, with nothing but PYTHONPATH."""
+
+    def setUp(self) -> None:
+        self.folder = self.mktemp()
+        os.mkdir(self.folder)
+
+    def test_it_lists_mailsvc(self) -> None:
+        """The plugin is found, and `mailsvc --help` is ours."""
+        listed = twistd("--help", folder=self.folder)
+        self.assertIn("mailsvc", listed.stdout)
+        helped = twistd("mailsvc", "--help", folder=self.folder)
+        self.assertIn("--submissions=", helped.stdout)
+        self.assertEqual((helped.returncode, helped.stderr), (0, ""))
+
+    def test_mistakes_are_lines_with_status_1(self) -> None:
+        """All mistakes of options and environment at once, no traceback, nothing left behind."""
+        run = twistd(
+            "-n",
+            "--pidfile=",
+            "mailsvc",
+            "--tls=never",
+            "--smtp=ssl:25",
+            folder=self.folder,
+            MAILSVC_CONFIG="no.toml",
+        )
+        self.assertEqual(run.returncode, 1, run.stderr)
+        lines = run.stderr.splitlines()
+        self.assertEqual(len(lines), 3, run.stderr)
+        for line in lines:
+            self.assertTrue(line.startswith("mailsvc: "), line)
+        self.assertIn("no.toml", lines[0])
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_a_daemon_says_it_on_the_terminal_too(self) -> None:
+        """Without -n the same lines come, before the process has left the terminal."""
+        run = twistd("mailsvc", "--hostname=x", folder=self.folder)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("mailsvc: --hostname: ", run.stderr)
+        self.assertNotIn("Traceback", run.stdout + run.stderr)
