@@ -7,28 +7,17 @@ has ended, however it ended.  The lock lives in this process, because one proces
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, TypeVar
-
-from twisted.internet.defer import Deferred
+from collections.abc import AsyncIterator, Sequence
 
 from mailsvc.errors import MailsvcError, StorageFailure
 from mailsvc.pop3.maildrop import Maildrop
 from mailsvc.storage import mailboxes
 from mailsvc.storage.mailboxes import MaildropItem
-
-T = TypeVar("T")
+from mailsvc.storage.store import Store
 
 
 class MaildropInUse(MailsvcError):
     """Another session holds the maildrop."""
-
-
-class Store(Protocol):
-    """What the maildrops need of `mailsvc.storage.database.Database`."""
-
-    def write(self, fn: Callable[..., T], *args: Any) -> Deferred[T]: ...
-    def read(self, fn: Callable[..., T], *args: Any) -> Deferred[T]: ...
 
 
 class Maildrops:

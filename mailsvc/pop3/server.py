@@ -52,7 +52,6 @@ class Rules:
     patience: Patience
     command_line: int = 2048
     errors: int = 20
-    connections: int = 2000
 
 
 @implementer(IHandshakeListener)
@@ -387,7 +386,7 @@ class _Refuser(Protocol):
 
 
 class POP3Factory(ServerFactory):
-    """Builds the sessions of one listener and knows those that are open."""
+    """Builds the sessions of one listener; ``sessions`` counts them, together with those of other listeners."""
 
     noisy = False
 
@@ -398,8 +397,9 @@ class POP3Factory(ServerFactory):
         portal: Portal,
         tls: IOpenSSLServerConnectionCreator,
         clock: IReactorTime,
+        sessions: Sessions,
     ) -> None:
-        self.sessions = Sessions(rules.connections)
+        self.sessions = sessions
         self._rules = rules
         self._maildrops = maildrops
         self._portal = portal

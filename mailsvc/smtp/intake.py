@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -30,8 +29,7 @@ from mailsvc.smtp.recipients import RecipientFacts
 from mailsvc.smtp.trace import trace_header
 from mailsvc.storage import accounts, events, mailboxes
 from mailsvc.storage.rows import Cursor
-
-T = TypeVar("T")
+from mailsvc.storage.store import Store
 
 _TOO_MANY_HOPS = reply(554, "5.4.6", "Too many hops: the message seems to go in a circle")
 _BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines end with CRLF")
@@ -41,13 +39,6 @@ _FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
 
 LINE_LIMIT = 998
 """Octets of a line without CRLF, RFC 5322 section 2.1.1."""
-
-
-class Store(Protocol):
-    """What the intake needs of `mailsvc.storage.database.Database`."""
-
-    def write(self, fn: Callable[..., T], *args: Any) -> Deferred[T]: ...
-    def read(self, fn: Callable[..., T], *args: Any) -> Deferred[T]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,6 @@ class Rules:
     """What one listener holds its clients to.
 
     ``command_line`` and ``auth_line``: octets with CRLF.  ``errors``: refused commands before 421 ends the session.
-    ``connections``: at most so many at a time on this listener.
     """
 
     mode: Mode
@@ -94,7 +93,6 @@ class Rules:
     auth_line: int = 12288
     recipients: int = 1000
     errors: int = 20
-    connections: int = 2000
 
 
 @implementer(IHandshakeListener)
@@ -463,7 +461,7 @@ class _Refuser(smtp.SMTP):
 
 
 class SMTPFactory(smtp.SMTPFactory):
-    """Builds the sessions of one listener and knows those that are open."""
+    """Builds the sessions of one listener; ``sessions`` counts them, together with those of other listeners."""
 
     noisy = False
 
@@ -474,10 +472,11 @@ class SMTPFactory(smtp.SMTPFactory):
         portal: Portal,
         tls: IOpenSSLServerConnectionCreator,
         clock: IReactorTime,
+        sessions: Sessions,
     ) -> None:
         smtp.SMTPFactory.__init__(self, portal)
         self._portal = portal
-        self.sessions = Sessions(rules.connections)
+        self.sessions = sessions
         self._rules = rules
         self._intake = intake
         self._tls = tls

@@ -1,4 +1,4 @@
-"""The open sessions of one listener: how many there may be, and how they end when the service stops.
+"""The open sessions of a service: how many there may be, and how they end when it stops.
 
 A factory asks `Sessions.admit` before it builds a session and tells `Sessions.ended` when the connection is gone.  What
 a session says when it is asked to end is the session's own (`Session.shut_down`).

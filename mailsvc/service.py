@@ -1,0 +1,292 @@
+"""The composition root: the one page where all packages meet (DESIGN section 3).
+
+`make_service` turns a `Configuration` into a `MailService`: the database, the login, one shared TLS object, the
+factories, a listener for each endpoint.  Whoever embeds mailsvc can take it whole, or read here how the parts fit and
+put together others.
+
+The hardest idea is the order of things.  Start: settings and certificates are judged before twistd goes into the
+background; ports are bound while we may still be root; the database is opened as the user that we stay, and only then
+does the reactor run.  Stop: no new connections, then the sessions end, then what they wrote is committed, then the
+database closes; each waits for the one before, the sessions not longer than ``timeouts.shutdown``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from mailsvc.accounts.login import PasswordChecker
+from mailsvc.accounts.realm import portal as make_portal
+from mailsvc.config import Configuration
+from mailsvc.errors import StartRefused
+from mailsvc.hints import first_steps
+from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.server import POP3Factory
+from mailsvc.pop3.server import Rules as POP3Rules
+from mailsvc.smtp.intake import BodyLimits, Intake
+from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
+from mailsvc.smtp.server import Rules as SMTPRules
+from mailsvc.smtp.server import SMTPFactory
+from mailsvc.storage.database import Database
+from mailsvc.storage.opening import problems_of
+from mailsvc.tls.server import ServerTLS
+from mailsvc.tls.sources import load_folder, passphrase_source
+from mailsvc.tls.table import CredentialTable
+from mailsvc.wire.conversation import Patience
+from mailsvc.wire.sessions import Sessions
+
+_log = Logger("mailsvc")
+
+
+def make_service(
+    configuration: Configuration,
+    reactor: Any,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> MailService:
+    """The whole service for ``configuration``, not yet listening.
+
+    Raises `StartRefused` with everything that is wrong with the certificates and the database, at once.
+    """
+    problems: list[str] = []
+    table: CredentialTable | None = None
+    try:
+        table = load_folder(
+            configuration.certs,
+            configuration.hostname,
+            passphrase_source(environ),
+            now(),
+            warn=lambda finding: _log.warn("{finding}", finding=str(finding)),
+        )
+    except StartRefused as refused:
+        problems += refused.problems
+    problems += problems_of(configuration.database)
+    if problems or table is None:
+        raise StartRefused(problems)
+    return _assemble(configuration, reactor, table)
+
+
+def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable) -> MailService:
+    database = Database(configuration.database, reactor)
+    checker = PasswordChecker(
+        database,
+        reactor,
+        remember=configuration.accounts.remember_login,
+        threads=configuration.accounts.hash_threads,
+    )
+    portal = make_portal(checker)
+    tls = ServerTLS(table)
+    sessions = Sessions(configuration.limits.connections)
+    intake = Intake(database, reactor, configuration.hostname)
+    maildrops = Maildrops(database)
+    service = MailService(configuration, reactor, database, checker, sessions)
+
+    def smtp(mode: Mode) -> IProtocolFactory:
+        rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
+        return SMTPFactory(rules, intake, portal, tls, reactor, sessions)
+
+    def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
+        rules = _pop3_rules(configuration, name, implicit_tls)
+        return POP3Factory(rules, maildrops, portal, tls, reactor, sessions)
+
+    listen = configuration.listen
+    service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
+    service.listen("submission", listen.submission, smtp(SUBMISSION))
+    service.listen("submissions", listen.submissions, _inside_tls(smtp(SUBMISSIONS), tls, reactor))
+    service.listen("pop3", listen.pop3, pop3("pop3", False))
+    service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls, reactor))
+    return service
+
+
+def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> SMTPRules:
+    limits, patience = configuration.smtp, configuration.timeouts
+    return SMTPRules(
+        mode=mode,
+        hostname=configuration.hostname,
+        body=BodyLimits(
+            message_size=limits.message_size,
+            header_size=limits.header_size,
+            received_fields=limits.received_headers,
+            refuse_long_lines=limits.refuse_long_lines,
+            in_memory=limits.memory_per_message,
+            # Beside the database: the disk that will hold the message anyway, and not a /tmp that is memory.
+            folder=spool_folder,
+        ),
+        patience=Patience(
+            command=patience.command,
+            body=patience.body_progress,
+            unread=patience.body_progress,
+            handshake=patience.handshake,
+            closing=patience.closing,
+        ),
+        command_line=limits.command_line,
+        auth_line=limits.auth_line,
+        recipients=limits.recipients,
+        errors=limits.errors,
+    )
+
+
+def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> POP3Rules:
+    patience = configuration.timeouts
+    return POP3Rules(
+        name=name,
+        implicit_tls=implicit_tls,
+        hostname=configuration.hostname,
+        patience=Patience(
+            command=configuration.pop3.idle_seconds,
+            unread=patience.body_progress,
+            handshake=patience.handshake,
+            closing=patience.closing,
+        ),
+        errors=configuration.pop3.errors,
+    )
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    """Implicit TLS around a factory that may turn a connection away, which the stock wrapper does not foresee."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        protocol: IProtocol | None = self.wrappedFactory.buildProtocol(addr)
+        return None if protocol is None else self.protocol(self, protocol)
+
+
+def _inside_tls(factory: IProtocolFactory, tls: ServerTLS, reactor: Any) -> IProtocolFactory:
+    return _TLSFactory(tls, False, factory, reactor)
+
+
+@dataclass
+class _Listener:
+    """One endpoint; ``port`` while it is open."""
+
+    name: str
+    description: str
+    endpoint: IStreamServerEndpoint
+    factory: IProtocolFactory
+    port: IListeningPort | None = None
+
+
+class MailService(MultiService):
+    """Everything that `make_service` assembled, as one service.
+
+    ``listeners`` in the order of DESIGN section 8; their ports are open between start and stop.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        database: Database,
+        checker: PasswordChecker,
+        sessions: Sessions,
+    ) -> None:
+        super().__init__()
+        self.configuration = configuration
+        self.database = database
+        self.listeners: list[_Listener] = []
+        self._reactor = reactor
+        self._checker = checker
+        self._sessions = sessions
+
+    def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
+        """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
+        for description in endpoints:
+            endpoint = serverFromString(self._reactor, description)
+            self.listeners.append(_Listener(name, description, endpoint, factory))
+
+    def privilegedStartService(self) -> None:
+        """Bind every port, while we may still be root; `StartRefused` names all that cannot be had."""
+        super().privilegedStartService()
+        problems = [problem for listener in self.listeners if (problem := _open(listener)) is not None]
+        if problems:
+            self._close_ports()
+            raise StartRefused(problems)
+
+    def startService(self) -> None:
+        """Open the database as the user that we stay, and say what is served once the reactor runs."""
+        try:
+            self.database.open()
+        except StartRefused:
+            self._close_ports()
+            raise
+        super().startService()
+        self._checker.start()
+        self._reactor.callWhenRunning(self._announce)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order; fires when the database is closed."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._close_ports()
+        emptied = self._sessions.shut_down()
+        deadline = self._reactor.callLater(self.configuration.timeouts.shutdown, self._sessions.abort)
+        await emptied
+        if deadline.active():
+            deadline.cancel()
+        await self._checker.stop()
+        await self.database.close()
+        await super().stopService()
+
+    def _close_ports(self) -> Deferred[Any]:
+        closing = []
+        for listener in self.listeners:
+            port, listener.port = listener.port, None
+            if port is not None:
+                closing.append(maybeDeferred(port.stopListening))
+        return gatherResults(closing)
+
+    def _announce(self) -> None:
+        for listener in self.listeners:
+            if listener.port is not None:
+                _log.info("{name:<12} listening on {where}", name=listener.name, where=_where(listener.port.getHost()))
+        _log.info("mail is kept in {database}", database=self.database.name)
+        for line in first_steps(self.configuration, self.database.name, self._ports()):
+            _log.info("{line}", line=line)
+
+    def _ports(self) -> dict[str, tuple[str, int]]:
+        """(host, port) of the first TCP listener of each name."""
+        ports: dict[str, tuple[str, int]] = {}
+        for listener in self.listeners:
+            address: Any = listener.port.getHost() if listener.port is not None else None
+            if hasattr(address, "port"):
+                ports.setdefault(listener.name, (address.host, address.port))
+        return ports
+
+
+def _open(listener: _Listener) -> str | None:
+    """Open the listener's port; return why it cannot be."""
+    outcome: list[IListeningPort | Failure] = []
+    listener.endpoint.listen(listener.factory).addBoth(outcome.append)
+    if not outcome:
+        return f"{listener.name}: {listener.description} did not open at once; use an endpoint that does (tcp:, unix:)"
+    [result] = outcome
+    if not isinstance(result, Failure):
+        listener.port = result
+        return None
+    error = result.value
+    reason = error.socketError if isinstance(error, CannotListenError) else error
+    words = (getattr(reason, "strerror", None) or str(reason)).lower()
+    return (
+        f"cannot listen on {listener.description} for {listener.name}: {words};"
+        f" stop the program that uses it, or choose another endpoint with --{listener.name}"
+    )
+
+
+def _where(address: Any) -> str:
+    if hasattr(address, "port"):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{host}:{address.port}"
+    return str(getattr(address, "name", address))
