@@ -6,11 +6,15 @@ ECDSA P-256, so that making one takes well under a millisecond.
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from unittest import SkipTest
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -61,3 +65,18 @@ def make_certs(
     write_new(folder / hostname / "fullchain.pem", chain_pem(issued), PUBLIC)
     write_new(folder / hostname / "privkey.pem", encode_key(issued.key), PRIVATE)
     return Certs(folder, folder / "ca" / "ca.pem", hostname)
+
+
+def openssl(*arguments: str | Path, stdin: bytes = b"") -> str:
+    """What the `openssl` program prints (both streams). Fails unless its exit status is 0; skips where it is
+    missing."""
+    program = shutil.which("openssl")
+    if program is None:
+        if os.environ.get("MAILSVC_REQUIRE_ALL"):
+            raise AssertionError("the openssl program is missing")
+        raise SkipTest("the openssl program is missing")
+    done = subprocess.run([program, *map(str, arguments)], input=stdin, capture_output=True, check=False)
+    said = (done.stdout + done.stderr).decode("utf-8", "replace")
+    if done.returncode != 0:
+        raise AssertionError(f"openssl {' '.join(map(str, arguments))}: exit status {done.returncode}: {said}")
+    return said

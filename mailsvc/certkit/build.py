@@ -73,7 +73,7 @@ def server_certificate(
     """
     if not names:
         raise NameProblem("a server certificate needs at least one name")
-    general = [general_name(name) for name in dict.fromkeys(names)]
+    general = list(dict.fromkeys(general_name(name) for name in names))
     first = next((name.value for name in general if isinstance(name, x509.DNSName)), str(general[0].value))
     return _leaf(authority, first, general, ExtendedKeyUsageOID.SERVER_AUTH, now, key, lifetime)
 

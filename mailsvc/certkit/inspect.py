@@ -36,6 +36,9 @@ PASSPHRASE_CURE = (
     "give its passphrase in a file that MAILSVC_KEY_PASSPHRASE_FILE names, or as the systemd credential key-passphrase"
 )
 
+PRIVATE_AUTHORITY = "mailsvc private CA"
+"""How the name of a CA that `certs init` made begins."""
+
 Passphrase = Callable[[], bytes | None]
 """Asked only when a key is encrypted: the passphrase, or None when there is no source for one. May raise
 MailsvcError."""
@@ -103,7 +106,9 @@ def read_chain(source: Source) -> tuple[Chain, list[Finding]]:
     return tuple(chain), []
 
 
-def read_key(source: Source, passphrase: Passphrase) -> tuple[PrivateKey | None, list[Finding]]:
+def read_key(
+    source: Source, passphrase: Passphrase, *, cure: str = PASSPHRASE_CURE
+) -> tuple[PrivateKey | None, list[Finding]]:
     """The private key in a privkey.pem, decrypted when it has to be. None when there is a finding."""
     path = str(source.path)
     if source.data is None:
@@ -118,14 +123,10 @@ def read_key(source: Source, passphrase: Passphrase) -> tuple[PrivateKey | None,
         except KeyEncrypted:
             secret = passphrase()
             if secret is None:
-                return None, [
-                    Finding("error", path, f"is encrypted and there is no passphrase for it; {PASSPHRASE_CURE}")
-                ]
+                return None, [Finding("error", path, f"is encrypted and there is no passphrase for it; {cure}")]
             return load_key(found[0].text, secret), []
     except KeyPassphraseWrong:
-        return None, [
-            Finding("error", path, f"is encrypted and the passphrase given does not open it; {PASSPHRASE_CURE}")
-        ]
+        return None, [Finding("error", path, f"is encrypted and the passphrase given does not open it; {cure}")]
     except KeyProblem as problem:
         return None, [Finding("error", path, f"{problem}; put the key that fits the certificate here, as PEM")]
     except MailsvcError as problem:
@@ -152,7 +153,7 @@ def check_chain(chain: Chain, path: Path, now: datetime) -> list[Finding]:
     for number, certificate in enumerate(chain):
         which = "" if number == 0 else f"certificate {number + 1} ({common_name(certificate)}) "
         root = number > 0 and is_self_signed(certificate)
-        for severity, text in _dates(certificate, now):
+        for severity, text in _dates(certificate, path, now):
             # Clients use their own copy of a root, so what it says about itself here matters to nobody.
             findings.append(Finding("warning" if root else severity, subject, which + text))
         findings += [Finding("error", subject, which + text) for text in _strength(certificate, root)]
@@ -237,17 +238,25 @@ def _order(chain: Chain) -> list[str]:
     return texts
 
 
-def _dates(certificate: x509.Certificate, now: datetime) -> list[tuple[Literal["error", "warning"], str]]:
+def _dates(certificate: x509.Certificate, path: Path, now: datetime) -> list[tuple[Literal["error", "warning"], str]]:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
         return [("error", f"is not valid before {when(start)}; check this machine's clock, or wait until then")]
     if now > end:
-        return [("error", f"expired on {when(end)}; renew it")]
+        return [("error", f"expired on {when(end)}; {_renewal(certificate, path)}")]
     if end - now < EXPIRES_SOON:
         days = (end - now).days
         left = f"in {days} day{'s' * (days != 1)}" if days else "in less than a day"
-        return [("warning", f"expires {left}, on {when(end)}; renew it")]
+        return [("warning", f"expires {left}, on {when(end)}; {_renewal(certificate, path)}")]
     return []
+
+
+def _renewal(certificate: x509.Certificate, path: Path) -> str:
+    if not certificate.issuer.rfc4514_string().startswith(f"CN={PRIVATE_AUTHORITY}"):
+        return "renew it (with `certbot renew`, or at the CA that issued it)"
+    names = names_of(certificate)
+    again = " ".join(f"--hostname {shlex.quote(name)}" for name in (*names.hosts, *map(str, names.addresses)))
+    return f"renew it: move the folder {path.parent} away and run: mailsvc certs init {path.parent.parent}/ {again}"
 
 
 def _strength(certificate: x509.Certificate, root: bool) -> list[str]:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.build import Issued, general_name, new_authority, server_certificate
 from mailsvc.certkit.files import PRIVATE, PUBLIC, make_folder, read, write_new
-from mailsvc.certkit.inspect import may_issue, read_chain, read_key, when
+from mailsvc.certkit.inspect import PRIVATE_AUTHORITY, may_issue, read_chain, read_key, when
 from mailsvc.certkit.keys import encode_key, is_encrypted
 from mailsvc.certkit.names import Names, names_of
 from mailsvc.errors import AlreadyExists, MailsvcError
@@ -83,6 +83,7 @@ def create(certs: Path, hostnames: Sequence[str], passphrase: bytes | None, now:
         (Written(folder / KEY, PRIVATE, "the server's private key, not encrypted"), encode_key(issued.key)),
         (Written(folder / CHAIN, PUBLIC, "the server's certificate, then the CA's"), chain),
     ]
+    make_folder(certs, 0o755)
     for written, data in files:
         make_folder(written.path.parent)
         write_new(written.path, data, written.mode)
@@ -122,7 +123,7 @@ def _authority(
         return _load_authority(certificate_path, key_path, passphrase, now), []
     # Two CAs of one name and different keys confuse clients that know both: a random part keeps a second try
     # apart.
-    made = new_authority(f"mailsvc private CA {secrets.token_hex(4)} of {hostname}", now)
+    made = new_authority(f"{PRIVATE_AUTHORITY} {secrets.token_hex(4)} of {hostname}", now)
     state = "encrypted with the passphrase" if passphrase else "not encrypted"
     return made, [
         (Written(key_path, PRIVATE, f"the private CA's key, {state}"), encode_key(made.key, passphrase)),
@@ -140,7 +141,7 @@ def _load_authority(certificate_path: Path, key_path: Path, passphrase: bytes | 
         raise MailsvcError(
             f"{key_path}: the private CA's key is encrypted; give its passphrase with --passphrase-file FILE"
         )
-    key, key_findings = read_key(key_source, lambda: passphrase)
+    key, key_findings = read_key(key_source, lambda: passphrase, cure="give the right one with --passphrase-file FILE")
     if findings or key_findings or key is None:
         said = "; ".join(str(finding) for finding in (*findings, *key_findings))
         raise MailsvcError(f"the private CA in {key_path.parent} cannot be used: {said}")

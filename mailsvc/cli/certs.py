@@ -145,9 +145,9 @@ def _created_json(created: Created) -> dict[str, object]:
 
 
 def _credential_line(credential: Credential, folder: Path, now: datetime) -> str:
+    place, until = folder / credential.name, when(credential.not_after)
     days = (credential.not_after - now).days
-    kind = key_kind(credential.leaf)
-    return f"{folder / credential.name}: covers {credential.names}; {kind}; until {when(credential.not_after)} ({days} days)"
+    return f"{place}: covers {credential.names}; {key_kind(credential.leaf)}; until {until} ({days} days)"
 
 
 def _credential_json(credential: Credential) -> dict[str, object]:
