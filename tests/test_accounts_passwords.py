@@ -120,6 +120,12 @@ class RememberedTests(SynchronousTestCase):
         self.assertFalse(remembered.holds(1, b"digest", 1300.0))
         self.assertEqual(len(remembered), 0)
 
+    def test_a_clock_set_back_forgets(self) -> None:
+        """When the clock was set back nobody knows how old an entry is, so it no longer counts."""
+        remembered = Remembered(300.0)
+        remembered.add(1, b"digest", 1000.0)
+        self.assertFalse(remembered.holds(1, b"digest", 999.0))
+
     def test_another_digest_or_account(self) -> None:
         """Only the account's own last digest is held."""
         remembered = Remembered(300.0)

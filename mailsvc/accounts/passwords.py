@@ -177,8 +177,9 @@ class Remembered:
         entry = self._entries.get(account)
         if entry is None:
             return False
-        right, until = entry
-        if now >= until:
+        right, since = entry
+        # Before `since`: the clock was set back, and nobody knows how old the entry is.
+        if not since <= now < since + self._lifetime:
             del self._entries[account]
             return False
         if not hmac.compare_digest(right, digest):
@@ -190,7 +191,7 @@ class Remembered:
         """Remember that `digest` is right for `account`."""
         if self._lifetime <= 0:
             return
-        self._entries[account] = (digest, now + self._lifetime)
+        self._entries[account] = (digest, now)
         self._entries.move_to_end(account)
         while len(self._entries) > self._limit:
             self._entries.popitem(last=False)

@@ -1,0 +1,71 @@
+"""What a login gives: twisted.cred's realm, and the account that a protocol then works for.
+
+twisted.cred is the seam for whoever embeds mailsvc: another checker (LDAP, PAM, a web session) that answers
+with an `AccountId` works with this realm, and another realm with our checker.  Which credentials are right is
+the checker's affair (`mailsvc.accounts.login`); mail is the protocols' and the storage's.
+
+    _, account, logout = await portal.login(Login(b"alice@example.org", password, peer), None, IAccount)
+
+What is wrong with it: `logout` has nothing to do yet.  It is there because cred wants it, and protocols
+should call it, so that sessions can be counted one day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm, Portal
+from zope.interface import Attribute, Interface, implementer
+
+from mailsvc.mail.address import Address, parse_address
+
+
+@dataclass(frozen=True, slots=True)
+class AccountId:
+    """What a checker answers with: the account's row id, and its address as it was written when added."""
+
+    id: int
+    address: str
+
+
+class IAccount(Interface):
+    """Somebody who has logged in."""
+
+    id = Attribute("The row id of the account, an int.")
+    address = Attribute("The `mailsvc.mail.address.Address` of the account.")
+
+
+@implementer(IAccount)
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account that a session works for after its login."""
+
+    id: int
+    address: Address
+
+
+@implementer(IRealm)
+class AccountRealm:
+    """Turns the `AccountId` of a checker into an `Account`."""
+
+    def requestAvatar(
+        self, avatarId: object, mind: object, *interfaces: type[Interface]
+    ) -> tuple[type[Interface], Account, Callable[[], None]]:
+        """`(IAccount, Account, logout)`; `NotImplementedError` when `IAccount` is not asked for (`IRealm`)."""
+        if IAccount not in interfaces:
+            raise NotImplementedError("mailsvc has accounts only; ask for IAccount")
+        if not isinstance(avatarId, AccountId):
+            raise UnauthorizedLogin("there are no anonymous accounts")
+        return IAccount, Account(avatarId.id, parse_address(avatarId.address)), _logout
+
+
+def portal(checker: ICredentialsChecker) -> Portal:
+    """A portal to the accounts for what `checker` lets in."""
+    return Portal(AccountRealm(), [checker])
+
+
+def _logout() -> None:
+    """Nothing is held on behalf of an account."""
