@@ -423,3 +423,12 @@ class EndpointStrings(SynchronousTestCase):
         """A backslash before each special character makes any value an argument."""
         quoted = "".join("\\" + c if c in ":=\\" else c for c in value)
         self.assertEqual(endpoint_parts(f"unix:address={quoted}"), (["unix"], {"address": value}))
+
+
+class Samples(SynchronousTestCase):
+    def test_the_configuration_beside_the_unit_is_right(self) -> None:
+        """systemd/mailsvc.toml can be installed as it is, once its hostname is set."""
+        sample = Path(__file__).resolve().parent.parent / "systemd" / "mailsvc.toml"
+        outcome = load(sample, {}, NAMED)
+        self.assertEqual(outcome.configuration.listen.smtp, ("tcp:25",))
+        self.assertEqual(outcome.remarks, ())

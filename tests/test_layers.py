@@ -1,0 +1,241 @@
+"""The shape of the code: imports point down only, what is pure stays pure, and no secret lies in the tree.
+
+The levels are those of the design (docs/architecture): a module may import what is on a lower level; on its
+own level only what is in its own package, or, among the pure ones of level 1, each other. Every module has a
+level: one that is new fails here until somebody has decided where it belongs.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import mailsvc
+
+ROOT = Path(mailsvc.__file__).resolve().parent.parent
+
+GROUND = -1
+LEVELS: dict[int, str] = {
+    GROUND: "mailsvc mailsvc.errors",
+    0: "mailsvc.config.* mailsvc.mail.*",
+    1: """
+        mailsvc.wire.lines
+        mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
+        mailsvc.smtp.sasl mailsvc.smtp.trace
+        mailsvc.pop3.maildrop mailsvc.pop3.session
+        mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
+        mailsvc.accounts.passwords mailsvc.accounts.throttle
+        """,
+    2: """
+        mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
+        mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
+        """,
+    3: """
+        mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
+        mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm
+        mailsvc.tls.server mailsvc.tls.sources
+        mailsvc.wire.conversation mailsvc.wire.sessions
+        mailsvc.maillog mailsvc.surroundings mailsvc.hints
+        """,
+    4: "mailsvc.smtp.intake mailsvc.smtp.server mailsvc.pop3.mailbox mailsvc.pop3.server",
+    5: "mailsvc.service",
+    6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
+    7: "mailsvc.__main__",
+}
+PLACES = {name: level for level, names in LEVELS.items() for name in names.split()}
+
+# what a pure module must not even import: the network, other threads and processes, the clock
+IMPURE = {
+    "twisted",
+    "socket",
+    "ssl",
+    "select",
+    "selectors",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "time",
+    "sqlite3",
+}
+# what it must not ask for: the environment and the time of day
+ASKING = {("os", "environ"), ("os", "getenv"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A source file with its dotted name."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        """The package in which it may look around on its own level."""
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+    @property
+    def level(self) -> int | None:
+        return level_of(self.name)
+
+
+def level_of(name: str) -> int | None:
+    """The level of a module by its name, of a package by its lowest module; None when nobody gave it one."""
+    for place in (name, f"{name.rpartition('.')[0]}.*", f"{name}.*"):
+        if place in PLACES:
+            return PLACES[place]
+    inside = [level for place, level in PLACES.items() if place.startswith(f"{name}.")]
+    return min(inside) if inside else None
+
+
+def modules() -> Iterator[Module]:
+    for path in sorted([*(ROOT / "mailsvc").rglob("*.py"), *(ROOT / "twisted").rglob("*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield Module(name, path, ast.parse(path.read_text("utf-8")))
+
+
+def imported(node: ast.AST, package: str) -> Iterator[str]:
+    """The full names that an import statement may mean; `from a import b` is given as a.b, see `ours`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, *([base] if base else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def ours(name: str) -> str | None:
+    """The module of this project that a full name means, or None for somebody else's."""
+    parts = name.split(".")
+    if parts[0] != "mailsvc":
+        return None
+    for length in range(len(parts), 0, -1):
+        stem = ROOT.joinpath(*parts[:length])
+        if stem.with_suffix(".py").exists() or (stem / "__init__.py").exists():
+            return ".".join(parts[:length])
+    return parts[0]
+
+
+def at_module_level(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything that runs when the module is imported: all but the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from at_module_level(child)
+
+
+class Layers(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.modules = list(modules())
+        self.assertGreater(len(self.modules), 10)
+
+    def test_imports_are_read_right(self) -> None:
+        """Absolute, relative, of a module and of a name in it: the arrow leads to the module."""
+        for source, target in {
+            "import mailsvc.errors": "mailsvc.errors",
+            "from mailsvc import errors": "mailsvc.errors",
+            "from mailsvc.errors import NotFound": "mailsvc.errors",
+            "from ..errors import NotFound": "mailsvc.errors",
+            "from . import address": "mailsvc.mail.address",
+            "from twisted.internet import defer": None,
+        }.items():
+            (name,) = imported(ast.parse(source).body[0], "mailsvc.mail")
+            self.assertEqual(ours(name), target, source)
+
+    def test_every_module_has_a_level(self) -> None:
+        """A new module belongs somewhere: LEVELS in this file says where."""
+        self.assertEqual([module.name for module in self.modules if module.level is None], [])
+
+    def test_imports_point_down(self) -> None:
+        """Each arrow that points up is named, with file and line."""
+        up = []
+        for module in self.modules:
+            level = module.level
+            for node in ast.walk(module.tree):
+                for name in imported(node, module.package):
+                    target = ours(name)
+                    goal = None if target is None else level_of(target)
+                    if target is None or goal is None or level is None or goal < level:
+                        continue
+                    if goal == level and (self._same_package(module, target) or level == 1):
+                        continue
+                    line = getattr(node, "lineno", 0)
+                    where = f"{module.path.relative_to(ROOT)}:{line}"
+                    up.append(f"{where}: {module.name} (level {level}) imports {target} (level {goal})")
+        self.assertEqual(up, [], "\n".join(["imports that do not point down:", *up]))
+
+    @staticmethod
+    def _same_package(module: Module, target: str) -> bool:
+        own = ".".join(module.name.split(".")[:2])
+        return own != "mailsvc" and (target == own or target.startswith(f"{own}."))
+
+    def test_no_module_imports_the_reactor(self) -> None:
+        """The reactor is an argument: importing it installs one, and tests could not bring their own clock."""
+        found = [
+            module.name
+            for module in self.modules
+            for node in at_module_level(module.tree)
+            for name in imported(node, module.package)
+            if name == "twisted.internet.reactor"
+        ]
+        self.assertEqual(found, [])
+
+    def test_rows_know_nothing_of_twisted(self) -> None:
+        """Level 2 is plain functions of a cursor."""
+        self.assertEqual(self._importing({"twisted"}, upto=2), [])
+
+    def test_pure_modules_import_nothing_impure(self) -> None:
+        """Levels 0 and 1 are values in, values out: no network, threads, processes, or clock."""
+        self.assertEqual(self._importing(IMPURE, upto=1), [])
+
+    def test_pure_modules_ask_for_nothing(self) -> None:
+        """Levels 0 and 1 get the environment and the time as arguments."""
+        found = []
+        for module in self.modules:
+            for node in ast.walk(module.tree):
+                if not isinstance(node, ast.Attribute) or module.level is None or module.level > 1:
+                    continue
+                owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+                if (owner, node.attr) in ASKING:
+                    found.append(f"{module.name}:{node.lineno} asks {owner}.{node.attr}")
+        self.assertEqual(found, [])
+
+    def _importing(self, names: set[str], upto: int) -> list[str]:
+        return [
+            f"{module.name} imports {name}"
+            for module in self.modules
+            if module.level is not None and module.level <= upto
+            for node in ast.walk(module.tree)
+            for name in imported(node, module.package)
+            if name.partition(".")[0] in names
+        ]
+
+
+class Tree(SynchronousTestCase):
+    def files(self) -> list[Path]:
+        """What git would take, or every file where there is no git (a source archive)."""
+        git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        try:
+            listed = subprocess.run(git, capture_output=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return [path for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+        return [path for name in listed.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+    def test_no_file_holds_a_private_key(self) -> None:
+        """Keys are made where they are used; the tests make their own, each time."""
+        key = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE " + rb"KEY-----[\s\S]{0,200}?[A-Za-z0-9+/=]{60}")
+        self.assertEqual([str(path) for path in self.files() if key.search(path.read_bytes())], [])
+
+    def test_the_certificate_folder_of_the_repository_is_empty(self) -> None:
+        """certs/ in git holds its README and its .gitignore only."""
+        inside = {path.name for path in self.files() if (ROOT / "certs") in path.parents}
+        self.assertLessEqual(inside, {"README.rst", ".gitignore"})
