@@ -179,7 +179,7 @@ class Layers(SynchronousTestCase):
         return own != "mailsvc" and (target == own or target.startswith(f"{own}."))
 
     def test_no_module_imports_the_reactor(self) -> None:
-        """The reactor is an argument: importing it installs one, and tests could not bring their own clock."""
+        """The reactor is an argument: importing it installs one, and no test could bring its own clock."""
         found = [
             module.name
             for module in self.modules
