@@ -8,7 +8,8 @@ this software is told to the world.
 from __future__ import annotations
 
 import ipaddress
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Envelope
@@ -26,7 +27,7 @@ def trace_header(envelope: Envelope, *, hostname: str, trace_id: str, now: float
         f"Received: from {origin.helo} ({peer_literal(origin.peer)})\r\n"
         f"\tby {hostname} with {origin.protocol}{tls}\r\n"
         f"\tid {trace_id}{recipient};\r\n"
-        f"\t{formatdate(now)}\r\n"
+        f"\t{format_datetime(datetime.fromtimestamp(now, UTC))}\r\n"
     ).encode()
 
 
