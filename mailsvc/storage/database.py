@@ -244,14 +244,14 @@ class Database:
 
     async def _close(self) -> None:
         try:
-            if self._writer.running:
-                await self._finish()
-            else:
-                # The reactor has not run, or has ended: no thread will ever take these.
+            if self._writer.ended:
+                # Closed after the reactor's end: no thread will ever take these.
                 while self._queue:
                     _, done = self._queue.popleft()
                     if not done.called:
                         done.errback(self._refusal())
+            else:
+                await self._finish()
         finally:
             self._writer.close()
             self._readers.close()
@@ -261,6 +261,8 @@ class Database:
         if self._queue or self._writing or self._reading:
             self._idle = Deferred()
             await self._idle
+        if not self._writer.running:
+            return
         try:
             await self._writer.run(self._dialect.checkpoint)
         except self._dialect.errors as error:

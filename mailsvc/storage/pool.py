@@ -49,14 +49,19 @@ class Pool:
                 connection.close()
                 raise
 
-        self._pool: Any = _ConnectionPool(  # type: ignore[no-untyped-call]
+        self._pool: Any = _ConnectionPool(
             driver, cp_reactor=reactor, cp_min=1, cp_max=size, cp_openfun=prepared, **arguments
         )
 
     @property
     def running(self) -> bool:
-        """Whether there are threads, so that `run` leads to something."""
+        """Whether there are threads; before the reactor runs there are none yet."""
         return cast(bool, self._pool.running)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the threads have gone, with the reactor, so that `run` leads to nothing any more."""
+        return not self._pool.running and self._pool.startID is None
 
     def run(self, fn: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(connection, ...)` in a thread; its result or error, or the error of opening the connection.
@@ -67,4 +72,5 @@ class Pool:
 
     def close(self) -> None:
         """End the threads and close the connections; blocks until what runs has ended."""
-        self._pool.close()
+        if not self.ended:
+            self._pool.close()
