@@ -1,0 +1,210 @@
+"""`mailsvc user add|passwd|list|remove`: the people who have a mailbox.
+
+Works on the database, not on the service: a running service reads the rows at every login and every RCPT, so
+that what is changed here holds at once.  Which passwords are allowed and how they are kept is
+`mailsvc.accounts.passwords`, the rows are `mailsvc.storage.accounts`.
+
+The hardest idea is where a password may come from: a prompt, standard input, or a file, and never an argument,
+because every user of the machine can read the arguments of every command.  Prompts and questions go to standard
+error, so that standard output holds the answer only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from getpass import GetPassWarning
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from mailsvc.accounts.passwords import LONGEST, PasswordRefused, hash_password
+from mailsvc.cli.main import Common
+from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StartRefused
+from mailsvc.mail.address import Address, parse_address, parse_domain
+from mailsvc.storage.accounts import (
+    account,
+    accounts,
+    add_account,
+    domain_exists,
+    remove_account,
+    set_password,
+)
+from mailsvc.storage.database import offline
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+
+
+def _password_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    stdin = click.option(
+        "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input, one line."
+    )
+    file = click.option(
+        "--password-file",
+        "file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Read the password from FILE, its first line.",
+    )
+    return stdin(file(command))
+
+
+@click.group()
+def user() -> None:
+    """The people who have a mailbox."""
+
+
+@user.command()
+@click.argument("address")
+@_password_options
+@_JSON
+@click.pass_obj
+def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
+    """Add an account for ADDRESS.
+
+    Its domain is added too when it is new. Without an option the password is asked for, twice.
+    """
+    parsed = parse_address(address)
+    parse_domain(parsed.domain)  # no address literal: it cannot be listed or removed as a domain
+    _one_source(from_stdin, file)
+    # Before anybody types a password for nothing; the insertion below is what decides.
+    with suppress(StartRefused), offline(common.database, create=False) as txn:
+        if account(txn, parsed.key) is not None:
+            raise AlreadyExists(f"the account {parsed} exists already; `mailsvc user passwd` changes its password")
+    hashed = hash_password(_new_password(parsed, from_stdin, file))
+    with offline(common.database, create=True) as txn:
+        domain_added = not domain_exists(txn, parsed.domain)
+        add_account(txn, parsed, hashed, time.time())
+    if as_json:
+        facts = {"address": str(parsed), "domain": parsed.domain, "domain_added": domain_added}
+        click.echo(json.dumps(facts))
+        return
+    if domain_added:
+        click.echo(f"The domain {parsed.domain} was added.")
+    click.echo(f"The account {parsed} was added.")
+
+
+@user.command()
+@click.argument("address")
+@_password_options
+@_JSON
+@click.pass_obj
+def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
+    """Change the password of ADDRESS.
+
+    The old one is refused from the next login on. Without an option the new one is asked for, twice.
+    """
+    parsed = parse_address(address)
+    _one_source(from_stdin, file)
+    _must_exist(common, parsed)
+    hashed = hash_password(_new_password(parsed, from_stdin, file))
+    with offline(common.database, create=False) as txn:
+        set_password(txn, parsed.key, hashed, time.time())
+    if as_json:
+        click.echo(json.dumps({"address": str(parsed)}))
+    else:
+        click.echo(f"The password of {parsed} was changed.")
+
+
+@user.command("list")
+@click.argument("domain", required=False)
+@_JSON
+@click.pass_obj
+def list_users(common: Common, domain: str | None, as_json: bool) -> None:
+    """List the accounts, all or those of DOMAIN, with what is in their mailboxes."""
+    name = None if domain is None else parse_domain(domain)
+    with offline(common.database, create=False) as txn:
+        if name is not None and not domain_exists(txn, name):
+            raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
+        rows = accounts(txn, name)
+    if as_json:
+        facts = [
+            {
+                "address": row.address,
+                "messages": row.messages,
+                "octets": row.octets,
+                "created": for_programs(row.created),
+            }
+            for row in rows
+        ]
+        click.echo(json.dumps(facts, indent=2))
+    elif rows:
+        print_table(
+            ["address", "messages", "octets", "created (UTC)"],
+            [(row.address, row.messages, row.octets, for_people(row.created)) for row in rows],
+        )
+    else:
+        click.echo("There are no accounts yet; `mailsvc user add ADDRESS` adds one.")
+
+
+@user.command()
+@click.argument("address")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_JSON
+@click.pass_obj
+def remove(common: Common, address: str, yes: bool, as_json: bool) -> None:
+    """Remove the account ADDRESS and all its mail.
+
+    Its domain stays.
+    """
+    parsed = parse_address(address)
+    _must_exist(common, parsed)
+    if not yes:
+        click.confirm(f"Remove {parsed} and all its mail?", abort=True, err=True)
+    with offline(common.database, create=False) as txn:
+        messages = remove_account(txn, parsed.key)
+    if as_json:
+        click.echo(json.dumps({"address": str(parsed), "messages": messages}))
+    else:
+        noun = "message" if messages == 1 else "messages"
+        click.echo(f"The account {parsed} was removed, with {messages} {noun}.")
+
+
+def _must_exist(common: Common, address: Address) -> None:
+    with offline(common.database, create=False) as txn:
+        if account(txn, address.key) is None:
+            raise NotFound(f"there is no account {address}; `mailsvc user list` shows them")
+
+
+def _one_source(from_stdin: bool, file: Path | None) -> None:
+    if from_stdin and file is not None:
+        raise click.UsageError("--password-stdin and --password-file exclude each other")
+
+
+def _new_password(address: Address, from_stdin: bool, file: Path | None) -> str:
+    if from_stdin:
+        return _first_line(sys.stdin.buffer)
+    if file is not None:
+        with file.open("rb") as opened:
+            return _first_line(opened)
+    with warnings.catch_warnings():
+        # Without a terminal getpass would go on and show what is typed.
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            answer: str = click.prompt(
+                f"Password for {address}", hide_input=True, confirmation_prompt="The same again", err=True
+            )
+        except GetPassWarning:
+            raise MailsvcError(
+                "there is no terminal to ask for the password; use --password-stdin or --password-file FILE"
+            ) from None
+    return answer
+
+
+def _first_line(stream: BinaryIO) -> str:
+    """The first line, without exactly one line end (LF or CRLF); not much more of it than a password can hold."""
+    line = stream.readline(LONGEST + 3)
+    for end in (b"\r\n", b"\n"):
+        if line.endswith(end):
+            line = line[: -len(end)]
+            break
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PasswordRefused("the password is not valid UTF-8; give it in UTF-8") from None
