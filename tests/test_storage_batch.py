@@ -1,4 +1,4 @@
-"""Group commit: what one job's error, the transaction's error and the time limit do to the jobs of a batch."""
+"""Group commit: what one job's error, the transaction's error and the time limit do to a batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Case(SynchronousTestCase):
         self.connection.execute("PRAGMA foreign_keys = ON")
         self.connection.executescript(
             "CREATE TABLE domain (id INTEGER PRIMARY KEY, name TEXT UNIQUE, created REAL);"
-            "CREATE TABLE account (id INTEGER PRIMARY KEY, domain_id REFERENCES domain, address, key, created);"
+            "CREATE TABLE account (id INTEGER PRIMARY KEY, domain_id REFERENCES domain, address, key, created"
+            ")"
         )
         self.addCleanup(self.connection.close)
 

@@ -181,6 +181,13 @@ class Trouble(Case):
 
         self.assertEqual(await self.database.read(trace_ids), acknowledged)
 
+    async def test_reserve(self) -> None:
+        """The disk has room for little and not for everything; a closed database has room for nothing."""
+        self.assertTrue(self.database.has_room_for(1))
+        self.assertFalse(self.database.has_room_for(2**62))
+        await self.database.close()
+        self.assertFalse(self.database.has_room_for(1))
+
     async def test_locked_by_another(self) -> None:
         """While another process holds the write lock, writing fails and reading works; afterwards both do."""
         with offline(self.path, create=False) as txn:
@@ -290,7 +297,7 @@ class Closing(Case):
         self.assertEqual(await self.domains(), ["a"])
 
     async def test_before_the_reactor_runs(self) -> None:
-        """A database can be opened and closed again without a reactor that runs: a start may fail elsewhere."""
+        """A database can be opened and closed without a reactor that runs: a start may fail elsewhere."""
         await self.database.close()
         reactor = FakeReactor()
         early = Database(self.path, reactor)

@@ -1,4 +1,4 @@
-"""What `--database` can say, what is in the way of a start, upgrades, and several processes on one database."""
+"""What `--database` can say, what hinders a start, upgrades, and several processes on one database."""
 
 from __future__ import annotations
 

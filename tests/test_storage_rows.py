@@ -107,7 +107,7 @@ class Accounts(OfflineCase):
             self.assertRaises(NotFound, accounts.remove_account, txn, ALICE.key)
 
     def test_list(self) -> None:
-        """The list shows messages and octets of each account, also of an empty one, and can be of one domain."""
+        """The list shows messages and octets of each account, also an empty one, and can be of one domain."""
         with self.transaction() as txn:
             alice, carol = add(txn), add(txn, parse_address("carol@a.example"))
             add(txn, BOB)

@@ -82,6 +82,8 @@ def commit_together(
         # the lock. One exception object for each, as each gets a traceback of its own on its way.
         failed = [Outcome(error=StorageFailure(str(failure))) for _ in range(begun or len(jobs))]
         return Batch(failed, failure, not clean or dialect.spoils(cause or error))
+    finally:
+        cursor.close()
     return Batch(outcomes, None, any(_spoils(dialect, outcome.error) for outcome in outcomes))
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -52,6 +52,9 @@ BATCH_JOBS = 256
 
 BATCH_SECONDS = 0.05
 """A transaction that has worked so long begins no further job: huge messages must not hold up everybody."""
+
+RESERVE = 32 * 1024 * 1024
+"""Octets of the disk that are not for new mail, so that the log can still grow when mail is removed."""
 
 LOCK_SECONDS = 5.0
 """How long a transaction waits while another process (the command line) writes."""
@@ -86,6 +89,7 @@ class Database:
         self._reading = 0
         self._spoiled = False
         self._failing = False
+        self._reusable = 0
         self._idle: Deferred[None] | None = None
         self._closed: Deferred[None] | None = None
 
@@ -111,6 +115,8 @@ class Database:
             self._lock.release()
             raise
         self._identity = dialect.identity()
+        with suppress(dialect.errors), closing(dialect.look()) as connection:
+            self._reusable = dialect.reusable_octets(connection)
         arguments = dialect.arguments(self._lock_timeout)
         self._writer = Pool(self._reactor, dialect.driver, arguments, dialect.prepare_writer, 1)
         self._readers = Pool(
@@ -161,6 +167,19 @@ class Database:
             self._closed = Deferred.fromCoroutine(self._close())
         return _branch(self._closed)
 
+    def has_room_for(self, octets: int) -> bool:
+        """Whether the disk takes `octets` of mail more and keeps `RESERVE`; to be asked before mail is taken.
+
+        Removing mail never asks: on a disk without any room left the database cannot even remove.
+        """
+        if not self._is_open:
+            return False
+        free = self._dialect.free_octets()
+        if free is None:
+            return True
+        # What is committed lies in the log first, which grows on the disk only, and in the file later.
+        return free >= octets + RESERVE // 2 and free + self._reusable >= 2 * octets + RESERVE
+
     # The writer.
 
     def _start_writing(self) -> None:
@@ -186,6 +205,9 @@ class Database:
         self._spoiled = True  # until proved otherwise
         batch = commit_together(dialect, connection, jobs, seconds=BATCH_SECONDS, clock=time.monotonic)
         self._spoiled = batch.spoiled
+        if batch.failure is None:
+            with suppress(dialect.errors):
+                self._reusable = dialect.reusable_octets(connection)
         return batch
 
     def _written(self, result: Batch | Failure, taken: list[tuple[Job, Deferred[Any]]]) -> None:
@@ -227,6 +249,8 @@ class Database:
                 with suppress(dialect.errors):
                     connection.reconnect()
             raise dialect.failure(error) from error
+        finally:
+            cursor.close()
 
     def _read_done(self, result: Any, done: Deferred[Any]) -> None:
         self._reading -= 1

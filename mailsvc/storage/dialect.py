@@ -79,6 +79,12 @@ class Dialect(Protocol):
     def checkpoint(self, connection: Any) -> None:
         """Tidy up before the last connection is closed."""
 
+    def free_octets(self) -> int | None:
+        """How much room the disk has left, None when that cannot be told."""
+
+    def reusable_octets(self, connection: Any) -> int:
+        """How much room inside the database removed mail has left behind."""
+
     def failure(self, error: BaseException) -> StorageFailure:
         """The sentence for an error of the driver."""
 
@@ -172,8 +178,8 @@ class Sqlite:
             "synchronous = FULL",  # every COMMIT waits for the disk: no 250 before
             "fullfsync = ON",  # macOS: really for the disk, not for its cache
             "foreign_keys = ON",
-            # Debian builds sqlite so that it writes zeroes over all that is freed: a delete costs as much as the
-            # delivery did. FAST overwrites only in pages that are written anyway.
+            # Debian builds sqlite so that it writes zeroes over all that is freed: a delete costs as much
+            # as the delivery did. FAST overwrites only in pages that are written anyway.
             "secure_delete = FAST",
             "trusted_schema = OFF",
             "cache_size = -4096",  # KiB; what a large message changes beyond that goes to the log early
@@ -204,6 +210,18 @@ class Sqlite:
 
     def checkpoint(self, connection: Any) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def free_octets(self) -> int | None:
+        try:
+            status = os.statvfs(self._folder)
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+
+    def reusable_octets(self, connection: Any) -> int:
+        ((pages,),) = connection.execute("PRAGMA freelist_count").fetchall()
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+        return int(pages) * int(size)
 
     def failure(self, error: BaseException) -> StorageFailure:
         wanted = _SENTENCES.get(_code(error), "the database {name} could not do it ({error})")

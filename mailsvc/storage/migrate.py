@@ -75,9 +75,11 @@ def bring_up_to_date(dialect: Dialect, upgrades: Sequence[Upgrade], now: float) 
     Raises `StartRefused`; the database is then as before the upgrade that failed.
     """
     told: list[str] = []
-    with closing(dialect.connect(lock_timeout=10)) as connection:
+    with (
+        closing(dialect.connect(lock_timeout=10)) as connection,
+        closing(dialect.cursor(connection)) as cursor,
+    ):
         dialect.prepare_upgrade(connection)
-        cursor = dialect.cursor(connection)
         while True:
             # The next one is chosen inside the transaction: another process may be upgrading too.
             dialect.begin_write(cursor)

@@ -30,8 +30,8 @@ def problems_of(url_or_path: str, upgrades: Sequence[Upgrade] | None = None) -> 
         problems = dialect.obstacles()
         if problems or not dialect.exists():
             return problems
-        with closing(dialect.look()) as connection:
-            migrate.pending(dialect, dialect.cursor(connection), upgrades or migrate.shipped_upgrades())
+        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+            migrate.pending(dialect, cursor, upgrades or migrate.shipped_upgrades())
     except StartRefused as refused:
         return list(refused.problems)
     except dialect.errors as error:
@@ -56,8 +56,10 @@ def offline(url_or_path: str, *, create: bool) -> Iterator[Cursor]:
         raise StartRefused(problems)
     try:
         _prepare_offline(dialect)
-        with closing(dialect.connect(lock_timeout=10)) as connection:
-            cursor = dialect.cursor(connection)
+        with (
+            closing(dialect.connect(lock_timeout=10)) as connection,
+            closing(dialect.cursor(connection)) as cursor,
+        ):
             dialect.begin_write(cursor)
             try:
                 yield cursor
@@ -86,8 +88,8 @@ def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
 def _prepare_offline(dialect: Dialect) -> None:
     upgrades = migrate.shipped_upgrades()
     if dialect.exists():
-        with closing(dialect.look()) as connection:
-            pending = migrate.pending(dialect, dialect.cursor(connection), upgrades)
+        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+            pending = migrate.pending(dialect, cursor, upgrades)
         if not pending:
             return
         if pending[0].number > 1:

@@ -38,6 +38,13 @@ class Cursor(Protocol):
     def fetchall(self) -> list[Any]:
         """The rows that are left."""
 
+    def close(self) -> None:
+        """Let go of the last statement; for whoever made the cursor.
+
+        An error's traceback keeps the cursor, and a cursor with a statement keeps a closed connection's
+        files open.
+        """
+
     def __iter__(self) -> Iterator[Any]:
         """The rows that are left, one by one."""
 

@@ -19,12 +19,8 @@ T = TypeVar("T")
 class Store(Protocol):
     """Runs functions of a cursor in transactions; both fail with `mailsvc.errors.StorageFailure`."""
 
-    def read(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def read(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` on a snapshot."""
 
-    def write(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def write(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` in a transaction; fires after COMMIT, which waits for the disk."""
