@@ -231,12 +231,14 @@ class MailService(MultiService):
 
     async def _stop(self) -> None:
         await self._close_ports()
+        # First those who wait for the answer to a login: a wrong one is held back longer than we have time.
+        logins_ended = self._checker.stop()
         emptied = self._sessions.shut_down()
         deadline = self._reactor.callLater(self.configuration.timeouts.shutdown, self._sessions.abort)
         await emptied
         if deadline.active():
             deadline.cancel()
-        await self._checker.stop()
+        await logins_ended
         await self.database.close()
         await super().stopService()
 

@@ -30,7 +30,7 @@ DOMAIN_LIMIT = 255
 PATH_LIMIT = 254
 """Octets of ``local@domain``: a path of 256 (RFC 5321 section 4.5.3.1.3) without its angle brackets."""
 
-_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 # C1 controls, the line separators and the surrogates are "non-ASCII" too, and none belongs in an address.
 _UTF8_ATEXT = "\u00a1-\u2027\u202f-\ud7ff\uf900-\ufdff\ufe00-\ufffd\U00010000-\U0010ffff"
 _ATOM = f"[{_ATEXT}{_UTF8_ATEXT}]+"

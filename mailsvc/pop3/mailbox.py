@@ -47,7 +47,7 @@ class OpenMaildrop:
     """One session's hold on a maildrop."""
 
     def __init__(self, store: Store, account_id: int, items: Sequence[MaildropItem], locked: set[int]) -> None:
-        self.messages = Maildrop(items)
+        self.messages: Maildrop[MaildropItem] = Maildrop(items)
         self._store = store
         self._account_id = account_id
         self._locked = locked

@@ -8,21 +8,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from mailsvc.errors import MailsvcError
-from mailsvc.storage.mailboxes import MaildropItem
 
 _NUMBER = re.compile(rb"[0-9]{1,10}\Z")
+
+
+class Item(Protocol):
+    """What a session must know of a message; `mailsvc.storage.mailboxes.MaildropItem` fits."""
+
+    @property
+    def uid(self) -> int:
+        """What the database knows it by."""
+
+    @property
+    def uidl(self) -> str:
+        """What UIDL says of it."""
+
+    @property
+    def size(self) -> int:
+        """Octets, before dots are stuffed."""
 
 
 class NoSuchMessage(MailsvcError):
     """The argument does not name a message of this session; the message is the text behind -ERR."""
 
 
-class Maildrop:
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class Maildrop(Generic[ItemT]):
     """The messages of one session."""
 
-    def __init__(self, items: Sequence[MaildropItem]) -> None:
+    def __init__(self, items: Sequence[ItemT]) -> None:
         self._items = items
         self._deleted: set[int] = set()
         self._octets = sum(item.size for item in items)
@@ -48,11 +67,11 @@ class Maildrop:
             raise NoSuchMessage(f"message {number} is deleted")
         return number
 
-    def item(self, number: int) -> MaildropItem:
+    def item(self, number: int) -> ItemT:
         """The message with a number that `number` gave."""
         return self._items[number - 1]
 
-    def listing(self) -> Iterator[tuple[int, MaildropItem]]:
+    def listing(self) -> Iterator[tuple[int, ItemT]]:
         """Numbers and messages, without the deleted ones."""
         deleted = self._deleted
         return ((number, item) for number, item in enumerate(self._items, 1) if number not in deleted)

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.mail import pop3
@@ -30,6 +31,7 @@ from mailsvc.errors import TemporaryFailure
 from mailsvc.pop3.mailbox import MaildropInUse, Maildrops, OpenMaildrop
 from mailsvc.pop3.maildrop import Maildrop, NoSuchMessage
 from mailsvc.pop3.session import CommandError, State, capabilities, parse_command, refusal
+from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.tls.server import tls_facts
 from mailsvc.wire.conversation import Conversation, Patience
 from mailsvc.wire.lines import BareLineFeed, Event, Line, LineTooLong, stuffed
@@ -82,6 +84,7 @@ class POP3Server(pop3.POP3):
         self._open: OpenMaildrop | None = None
         self._retrieved = 0
         self._leaving = False
+        self._login: Deferred[Any] | None = None
         self._stopping = False
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
@@ -114,6 +117,9 @@ class POP3Server(pop3.POP3):
         """The connection is gone: marks are dropped, nothing is deleted (RFC 1939 section 6)."""
         maillog.disconnected(self._rules.name, self._peer, reason.getErrorMessage())
         self.conversation.connection_lost()
+        if self._login is not None:
+            # Nobody waits for the answer any more: give the place in the line to somebody else.
+            self._login.cancel()
         if not self._leaving:
             self._leave()
         self.factory.sessions.ended(self)
@@ -248,7 +254,8 @@ class POP3Server(pop3.POP3):
     async def _log_in(self, login: Login) -> str | None:
         name = self._rules.name
         try:
-            _, avatar, log_out = await self._portal.login(login, None, IAccount)
+            self._login = self._portal.login(login, None, IAccount)
+            _, avatar, log_out = await self._login
             log_out()
             account = cast(Account, avatar)
             maildrop = await self._maildrops.open(account.id)
@@ -274,7 +281,7 @@ class POP3Server(pop3.POP3):
         return self._open
 
     @property
-    def _messages(self) -> Maildrop:
+    def _messages(self) -> Maildrop[MaildropItem]:
         return self._maildrop.messages
 
     def do_STAT(self) -> str:

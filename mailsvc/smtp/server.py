@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.mail import smtp
@@ -124,6 +125,7 @@ class SMTPServer(smtp.ESMTP):
         self._mail: Mail | None = None
         self._recipients: dict[Address, int] = {}
         self._reception: Reception | None = None
+        self._login: Deferred[Any] | None = None
         self._stopping = False
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
@@ -156,6 +158,9 @@ class SMTPServer(smtp.ESMTP):
         """The connection is gone, with it a message that has not come to its end."""
         maillog.disconnected(self._rules.mode.name, self._peer, reason.getErrorMessage())
         self.conversation.connection_lost()
+        if self._login is not None:
+            # Nobody waits for the answer any more: give the place in the line to somebody else.
+            self._login.cancel()
         # A message whose end has come is being stored: its handler has it, and discards it when it is done.
         self._forget_transaction()
         self.factory.sessions.ended(self)
@@ -322,7 +327,8 @@ class SMTPServer(smtp.ESMTP):
         login = Login(credentials.username, credentials.password, self._peer, "smtp")
         listener = self._rules.mode.name
         try:
-            _, avatar, log_out = await self._portal.login(login, None, IAccount)
+            self._login = self._portal.login(login, None, IAccount)
+            _, avatar, log_out = await self._login
         except UnauthorizedLogin:
             maillog.login_failed(listener, self._peer, credentials.username.decode("utf-8", "replace"))
             return _LOGIN_REFUSED

@@ -22,7 +22,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -276,7 +276,7 @@ class Conversation:
             Deferred.fromCoroutine(work).addErrback(self._failed).addCallback(self._done)
 
     def _failed(self, failure: Failure) -> None:
-        if self.lost and failure.check(ConnectionLost):
+        if self.lost and failure.check(ConnectionLost, CancelledError):
             return
         self._handler.handler_failed(failure)
 
