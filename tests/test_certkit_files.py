@@ -3,13 +3,14 @@ it is not."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailsvc.certkit.files import LARGEST, PRIVATE, PUBLIC, current_reader, make_folder, read, write_new
+from mailsvc.certkit.files import LARGEST, PRIVATE, PUBLIC, current_reader, make_folder, name_it, read, write_new
 from mailsvc.errors import AlreadyExists, MailsvcError
 
 
@@ -48,6 +49,19 @@ class WriteTests(FileCase):
             self.assertIn("exists already", str(self.assertRaises(AlreadyExists, write_new, name, b"new", PRIVATE)))
         self.assertEqual(path.read_bytes(), b"old")
         self.assertFalse(target.exists())
+
+    def test_a_file_system_without_hard_links(self) -> None:
+        """The name is claimed first and then moved over: a name that is taken is still refused."""
+
+        def no_links(old: Path, new: Path) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        for name, text in (("one", b"1"), ("two", b"2")):
+            write_new(self.folder / name, text, PRIVATE)
+        name_it(self.folder / "one", self.folder / "key", no_links)
+        self.assertRaises(FileExistsError, name_it, self.folder / "two", self.folder / "key", no_links)
+        self.assertEqual((self.folder / "key").read_bytes(), b"1")
+        self.assertEqual(stat.S_IMODE((self.folder / "key").stat().st_mode), 0o600)
 
     def test_no_temporary_file_stays_behind(self) -> None:
         """Neither after success nor after failure."""

@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            _name_it(temporary, path)
+            name_it(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
@@ -127,9 +128,11 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise MailsvcError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
 
 
-def _name_it(temporary: Path, path: Path) -> None:
+def name_it(temporary: Path, path: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+    """Give a finished file its name, unless that is taken (FileExistsError). The temporary name may stay
+    behind."""
     try:
-        os.link(temporary, path, follow_symlinks=False)
+        link(temporary, path)
     except FileExistsError:
         raise
     except OSError:
