@@ -3,7 +3,7 @@
 Trace headers, events and replies want to say "TLSv1.3 with cipher ..." without holding an OpenSSL object, so
 the facts are copied once, after the handshake, into a value. Measuring them is left to
 `mailsvc.tls.server.tls_facts`, wording them to whoever prints. The rule behind the class: a field holds what
-the handshake *did* negotiate, never what was configured or asked for (RFC 8314 section 7.4 and RFC 3848 want
+the handshake *did* negotiate, never what was configured or asked for (RFC 8314 section 4.3 and RFC 3848 want
 the trace to be true).
 """
 
