@@ -16,6 +16,10 @@ from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.storage.store import Store
 
 
+_REMOVED_AT_ONCE = 500
+"""Messages removed in one transaction (some 50 ms), so that deliveries pass in between."""
+
+
 class MaildropInUse(MailsvcError):
     """Another session holds the maildrop."""
 
@@ -70,11 +74,17 @@ class OpenMaildrop:
             part += 1
 
     async def commit(self) -> int:
-        """Remove the marked messages; return how many.  On `mailsvc.errors.StorageFailure` none is removed."""
+        """Remove the marked messages; return how many.
+
+        On `mailsvc.errors.StorageFailure` some may not be removed, as RFC 1939 section 6 allows.
+        """
         marked = self.messages.to_delete
-        if not marked:
-            return 0
-        return await self._store.write(mailboxes.delete_items, self._account_id, marked)
+        removed = 0
+        for start in range(0, len(marked), _REMOVED_AT_ONCE):
+            removed += await self._store.write(
+                mailboxes.delete_items, self._account_id, marked[start : start + _REMOVED_AT_ONCE]
+            )
+        return removed
 
     def release(self) -> None:
         """Give the lock back; a second time does nothing."""

@@ -234,7 +234,7 @@ class POP3Server(pop3.POP3):
             maillog.maildrop_closed(self._peer, str(account.address), self._retrieved, deleted)
         except TemporaryFailure as error:
             maillog.unavailable(self._rules.name, self._peer, "deleting messages", error)
-            last_words = b"-ERR [SYS/TEMP] the deletes failed; nothing is deleted\r\n"
+            last_words = b"-ERR [SYS/TEMP] some deleted messages are not removed\r\n"
         finally:
             self._leave()
         self.conversation.close(last_words)

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 from tempfile import SpooledTemporaryFile
 
 from twisted.internet.defer import Deferred
@@ -34,8 +35,16 @@ from mailsvc.storage.store import Store
 _TOO_MANY_HOPS = reply(554, "5.4.6", "Too many hops: the message seems to go in a circle")
 _BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines end with CRLF")
 _LONG_LINE = reply(554, "5.6.0", "The message holds a line longer than 998 octets")
-_NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
+NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
 _FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
+
+
+class MailStore(Store, Protocol):
+    """A store that knows how much it can still take."""
+
+    def has_room_for(self, octets: int) -> bool:
+        """Whether a message of so many octets would leave the disk with a reserve."""
+
 
 LINE_LIMIT = 998
 """Octets of a line without CRLF, RFC 5322 section 2.1.1."""
@@ -77,7 +86,7 @@ class Reception:
             try:
                 self.spool.write(piece)
             except OSError:
-                self.fail(_NO_SPACE)
+                self.fail(NO_SPACE)
 
     def fail(self, why: Reply = _FAILED) -> None:
         """The message cannot be taken; the reply at its end will be ``why``."""
@@ -113,7 +122,7 @@ class Intake:
 
     def __init__(
         self,
-        store: Store,
+        store: MailStore,
         clock: IReactorTime,
         hostname: str,
         *,
@@ -127,6 +136,11 @@ class Intake:
     def recipient(self, address: Address) -> Deferred[RecipientFacts]:
         """What the tables say of a recipient.  Fails with `mailsvc.errors.StorageFailure`."""
         return self._store.read(recipient_facts, address)
+
+    def refusal_for_size(self, octets: int) -> Reply | None:
+        """The reply that puts off a message of ``octets`` octets while the disk is full, or None."""
+        # Asked before the body is sent, and with a reserve: on a really full disk not even deleting mail would work.
+        return None if self._store.has_room_for(octets) else NO_SPACE
 
     async def accept(self, envelope: Envelope, account_ids: Sequence[int], reception: Reception) -> str:
         """Store the message; return its trace id once it is committed and synced.

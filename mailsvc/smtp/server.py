@@ -35,7 +35,7 @@ from mailsvc.mail.envelope import Envelope, Origin
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp import sasl
 from mailsvc.smtp.commands import CommandError, Mail, parse_command, parse_helo, parse_mail, parse_rcpt
-from mailsvc.smtp.intake import BodyLimits, Intake, Reception
+from mailsvc.smtp.intake import NO_SPACE, BodyLimits, Intake, Reception
 from mailsvc.smtp.modes import Mode
 from mailsvc.smtp.recipients import ACCEPTED, judgement
 from mailsvc.smtp.session import (
@@ -345,12 +345,16 @@ class SMTPServer(smtp.ESMTP):
 
     def do_MAIL(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.2."""
-        self._mail = parse_mail(
+        mail = parse_mail(
             argument,
             esmtp=self._session.esmtp,
             size_limit=self._rules.body.message_size,
             auth_offered=self._rules.mode.offers_auth,
         )
+        no_room = self._intake.refusal_for_size(mail.size or 0)
+        if no_room is not None:
+            return no_room
+        self._mail = mail
         self._recipients = {}
         self._session = after_mail(self._session)
         return _SENDER_OK
@@ -382,7 +386,7 @@ class SMTPServer(smtp.ESMTP):
             self._reception = Reception(self._rules.body)
         except OSError as error:
             maillog.unavailable(self._rules.mode.name, self._peer, "taking a message", error)
-            return reply(452, "4.3.1", "Insufficient system storage; try again later")
+            return NO_SPACE
         self.conversation.reader.read_dotted_body()
         self.conversation.await_body()
         return _GO_AHEAD
