@@ -114,16 +114,15 @@ def configuration(options: Options) -> Configuration:
 class Start(MultiService):
     """Starts its services, or says on the terminal why not and ends the process with status 1.
 
-    `terminal` is a file descriptor of its own, closed when the start is over. `pidfile` is what twistd wrote
-    and would leave behind: it cleans up after exceptions, which would be shown, and not after SystemExit.
+    `terminal` is a file descriptor of its own, closed when the start is over. `twistd` is what twistd's options
+    hold, to do its cleaning up: it does that after exceptions, which it shows, and not after SystemExit.
     A service that raises StartRefused has released what it took (ports, threads) itself.
     """
 
-    def __init__(self, terminal: int, pidfile: str = "", daemon: bool = False) -> None:
+    def __init__(self, terminal: int, twistd: Mapping[str, Any]) -> None:
         super().__init__()
         self._terminal = terminal
-        self._pidfile = pidfile
-        self._daemon = daemon
+        self._twistd = twistd
 
     @contextmanager
     def told(self, started: bool) -> Iterator[None]:
@@ -132,13 +131,24 @@ class Start(MultiService):
             yield
         except StartRefused as refused:
             tell(self._terminal, refused.problems)
-            if started and self._daemon:  # in the foreground the log is on the same terminal
-                for problem in refused.problems:
-                    _log.critical("{problem}", problem=problem)
-            if started and self._pidfile:
-                with suppress(OSError):
-                    os.unlink(self._pidfile)
+            if started:
+                self._leave(refused.problems)
             raise SystemExit(1) from None
+
+    def _leave(self, problems: Sequence[str]) -> None:
+        """Do what twistd does after an exception: remove the pidfile, and tell the parent of a daemon.
+
+        The parent waits for a word on a pipe whose writing end it holds open itself, so silence is for ever.
+        """
+        pipe = self._twistd.get("statusPipe")
+        if pipe is not None:
+            for problem in problems:  # in the foreground the log is on the terminal that has just been told
+                _log.critical("{problem}", problem=problem)
+        if self._twistd.get("pidfile"):
+            with suppress(OSError):
+                os.unlink(self._twistd["pidfile"])
+        if pipe is not None:
+            os.write(pipe, b"1 the start was refused for the reasons above")
 
     def privilegedStartService(self) -> None:
         with self.told(started=True):
@@ -159,8 +169,7 @@ def tell(terminal: int, problems: Sequence[str]) -> None:
 
 def makeService(options: Options) -> Start:
     """The whole service for `twistd mailsvc`; a start that is refused ends the process with status 1."""
-    twistd: Mapping[str, Any] = options.parent or {}
-    start = Start(os.dup(2), twistd.get("pidfile") or "", daemon=not twistd.get("nodaemon", True))
+    start = Start(os.dup(2), options.parent or {})
     with start.told(started=False):
         settled = configuration(options)
         # here, not at the top: by now `--reactor` has chosen one, and `--help` need not load the service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ class RefusedStarts(SynchronousTestCase):
 
     def test_each_problem_is_a_line_and_the_status_is_1(self) -> None:
         """A refused start ends the process, its pidfile is gone, and nobody sees a traceback."""
-        start = Start(self.writer, self.pidfile)
+        start = Start(self.writer, {"pidfile": self.pidfile})
         start.addService(_Refusing(privileged=False))
         stopped = self.assertRaises(SystemExit, start.startService)
         self.assertEqual(stopped.code, 1)
@@ -118,7 +119,7 @@ class RefusedStarts(SynchronousTestCase):
 
     def test_a_port_is_refused_before_privileges_are_dropped(self) -> None:
         """The early half of a start is held to the same."""
-        start = Start(self.writer, self.pidfile)
+        start = Start(self.writer, {"pidfile": self.pidfile})
         start.addService(_Refusing(privileged=True))
         self.assertRaises(SystemExit, start.privilegedStartService)
         self.assertEqual(self.said(), "mailsvc: port 25 is taken\n")
@@ -126,7 +127,7 @@ class RefusedStarts(SynchronousTestCase):
 
     def test_before_the_start_no_pidfile_is_touched(self) -> None:
         """While the service is only made, the pidfile may be that of another process."""
-        start = Start(self.writer, self.pidfile)
+        start = Start(self.writer, {"pidfile": self.pidfile})
 
         def made() -> None:
             with start.told(started=False):
@@ -138,7 +139,7 @@ class RefusedStarts(SynchronousTestCase):
 
     def test_a_good_start_lets_the_terminal_go(self) -> None:
         """A daemon keeps nobody's terminal open."""
-        start = Start(self.writer, self.pidfile)
+        start = Start(self.writer, {"pidfile": self.pidfile})
         start.addService(Service())
         start.startService()
         self.assertEqual(self.said(), "")
@@ -185,3 +186,25 @@ class TheRealTwistd(SynchronousTestCase):
         self.assertEqual(run.returncode, 1)
         self.assertIn("mailsvc: --hostname: ", run.stderr)
         self.assertNotIn("Traceback", run.stdout + run.stderr)
+
+    def test_a_daemon_that_is_refused_late_lets_its_parent_go(self) -> None:
+        """A port that is taken is found after the fork: the lines reach the terminal, and twistd returns."""
+        made = subprocess.run(
+            [sys.executable, "-m", "mailsvc", "certs", "init", "certs", "--hostname", "localhost"],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=False,
+        )
+        self.assertEqual(made.returncode, 0, made.stderr)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            off = [f"--{name}=" for name in ("submission", "submissions", "pop3", "pop3s")]
+            endpoint = f"--smtp=tcp:{port}:interface=127.0.0.1"
+            run = twistd("mailsvc", "--hostname=localhost", endpoint, *off, folder=self.folder)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("mailsvc: ", run.stderr)
+        self.assertIn(str(port), run.stderr)
+        self.assertIn("for the reasons above", run.stderr)
+        self.assertNotIn("Traceback", Path(self.folder, "twistd.log").read_text())
+        self.assertFalse(Path(self.folder, "twistd.pid").exists())
