@@ -122,9 +122,7 @@ class ConfigCommands(SynchronousTestCase):
 
     def test_describe_tells_programs_where_a_value_came_from(self) -> None:
         """`--json` has value, default, source, what is allowed, and help."""
-        done = self.invoke(
-            "--database", "x.sqlite3", "config", "describe", "--json", "database", "limits.connections"
-        )
+        done = self.invoke("--database", "x.sqlite3", "config", "describe", "--json", "database", "limits.connections")
         database, connections = json.loads(done.stdout)["settings"]
         self.assertEqual((database["value"], database["source"]), ("x.sqlite3", "--database"))
         self.assertEqual(database["default"], "emaildb.sqlite3")

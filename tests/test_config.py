@@ -57,9 +57,7 @@ class Defaults(SynchronousTestCase):
     def test_root_listens_on_the_well_known_ports(self) -> None:
         """The documented defaults with root are in force."""
         listen = in_force(surroundings=ROOT).configuration.listen
-        self.assertEqual(
-            listen.smtp + listen.submission + listen.submissions, ("tcp:25", "tcp:587", "tcp:465")
-        )
+        self.assertEqual(listen.smtp + listen.submission + listen.submissions, ("tcp:25", "tcp:587", "tcp:465"))
         self.assertEqual(listen.pop3 + listen.pop3s, ("tcp:110", "tcp:995"))
 
     def test_the_rest_is_as_documented(self) -> None:

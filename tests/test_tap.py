@@ -43,9 +43,7 @@ class TheOptions(SynchronousTestCase):
 
     def test_what_is_not_given_is_none(self) -> None:
         """Defaults are the configuration's matter, so that the file may stand between."""
-        self.assertEqual(
-            self.parsed().settings(), {"certs": None, "database": None, "hostname": None, "tls": None}
-        )
+        self.assertEqual(self.parsed().settings(), {"certs": None, "database": None, "hostname": None, "tls": None})
 
     def test_a_listener_may_be_given_more_than_once(self) -> None:
         """Each kind of listener collects its endpoints; an empty one is kept, it means "off"."""

@@ -83,9 +83,7 @@ class _Commands(click.Group):
     epilog="The service itself is started by `twistd -n --pidfile= mailsvc --certs certs/`.",
 )
 @click.option("--database", metavar="FILE|URL", help="Database to work on. [env: MAILSVC_DATABASE]")
-@click.option(
-    "--config", "file", metavar="FILE", envvar="MAILSVC_CONFIG", help="Configuration. [env: MAILSVC_CONFIG]"
-)
+@click.option("--config", "file", metavar="FILE", envvar="MAILSVC_CONFIG", help="Configuration. [env: MAILSVC_CONFIG]")
 @click.version_option(__version__, prog_name="mailsvc", message="%(prog)s %(version)s")
 @click.pass_context
 def mailsvc(ctx: click.Context, database: str | None, file: str | None) -> None:

@@ -95,9 +95,7 @@ def _judge(positional: list[str], named: dict[str, str]) -> None:
     given = dict(zip(arguments, values, strict=False)) | named
     for argument in named:
         if argument not in arguments:
-            raise ValueError(
-                f"has an argument {argument}= that {kind} does not know ({', '.join(arguments)})"
-            )
+            raise ValueError(f"has an argument {argument}= that {kind} does not know ({', '.join(arguments)})")
     _JUDGES[kind](given)
     if "backlog" in given and not _number(given["backlog"], 1, 65535):
         raise ValueError("has a backlog that is no whole number from 1 to 65535")

@@ -103,9 +103,7 @@ def _unknown(name: str) -> str:
     if elsewhere:
         return f"there is no such setting here; did you mean {' or '.join(elsewhere)}?"
     near = difflib.get_close_matches(name, [*SETTINGS, *SECTIONS], n=1, cutoff=0.7)
-    near = near or [
-        s.name for s in SETTINGS.values() if difflib.get_close_matches(leaf, [s.leaf], cutoff=0.7)
-    ]
+    near = near or [s.name for s in SETTINGS.values() if difflib.get_close_matches(leaf, [s.leaf], cutoff=0.7)]
     hint = f"did you mean {near[0]}?" if near else "`mailsvc config describe` lists them all"
     return f"there is no such setting; {hint}"
 

@@ -67,9 +67,7 @@ class Smtp:
     message_size: int = _setting(
         64 * _MEBI, Whole("octets", 65536, 2**31 - 1), "Largest message that is taken (SIZE, RFC 1870)."
     )
-    header_size: int = _setting(
-        2 * _MEBI, Whole("octets", 1024, 2**31 - 1), "Largest header block of a message."
-    )
+    header_size: int = _setting(2 * _MEBI, Whole("octets", 1024, 2**31 - 1), "Largest header block of a message.")
     recipients: int = _setting(
         1000,
         Whole("recipients", 1, 100000),
@@ -88,9 +86,7 @@ class Smtp:
     memory_per_message: int = _setting(
         262144, Whole("octets", 4096, 1024 * _MEBI), "What is over this goes to a temporary file meanwhile."
     )
-    errors: int = _setting(
-        20, Whole("errors", 1, 10000), "Errors in one session before it is ended with 421."
-    )
+    errors: int = _setting(20, Whole("errors", 1, 10000), "Errors in one session before it is ended with 421.")
     command_line: int = _setting(2048, Whole("octets", 512, 65536), "Longest command line.")
     auth_line: int = _setting(
         12288,
@@ -123,18 +119,14 @@ class Timeouts:
         "How long an SMTP client may take for its next command.",
         advised=(300, "RFC 5321 section 4.5.3.2.7"),
     )
-    body_progress: float = _setting(
-        180.0, Seconds(0.1, _DAY), "How long a message may stand still while it is sent."
-    )
+    body_progress: float = _setting(180.0, Seconds(0.1, _DAY), "How long a message may stand still while it is sent.")
     handshake: float = _setting(30.0, Seconds(0.1, 3600), "How long a TLS handshake may take.")
     closing: float = _setting(
         10.0,
         Seconds(0.1, 3600),
         "How long a peer may take to close after we did; then the connection is cut.",
     )
-    shutdown: float = _setting(
-        10.0, Seconds(0.1, 3600), "How long a stopping service waits for what is under way."
-    )
+    shutdown: float = _setting(10.0, Seconds(0.1, 3600), "How long a stopping service waits for what is under way.")
 
 
 @dataclass(frozen=True, slots=True)
