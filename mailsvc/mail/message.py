@@ -81,9 +81,9 @@ class MessageScanner:
         self._cr += piece.count(b"\r")
         self._lf += piece.count(b"\n")
         self._crlf += piece.count(b"\r\n") + (self._ends_with_cr and piece.startswith(b"\n"))
-        self._ends_with_cr = piece.endswith(b"\r")
         if self._measure_lines:
             self._measure(piece)
+        self._ends_with_cr = piece.endswith(b"\r")
         if self._in_header:
             self._scan_header(piece)
 
@@ -94,14 +94,18 @@ class MessageScanner:
         self._in_header = False
 
     def _measure(self, piece: bytes) -> None:
-        lines = piece.split(b"\n")
-        self._open_line += len(lines[0])
-        if len(lines) == 1:
-            self.longest_line = max(self.longest_line, self._open_line)
-            return
-        # The CR of CRLF stands before the LF that ends the line; a bare LF is refused anyway.
-        self.longest_line = max(self.longest_line, self._open_line - 1, *(len(line) - 1 for line in lines[1:-1]))
-        self._open_line = len(lines[-1])
+        *ended, last = piece.split(b"\n")
+        if ended:
+            first, *others = ended
+            # The CR of this line's CRLF may have come with the piece before.
+            first_has_cr = first.endswith(b"\r") or (not first and self._ends_with_cr)
+            self.longest_line = max(self.longest_line, self._open_line + len(first) - first_has_cr)
+            if others:
+                self.longest_line = max(self.longest_line, *(len(line) - line.endswith(b"\r") for line in others))
+            self._open_line = 0
+        self._open_line += len(last)
+        # A CR at the end belongs to the line only if no LF follows; then the next piece counts it.
+        self.longest_line = max(self.longest_line, self._open_line - last.endswith(b"\r"))
 
     def _scan_header(self, piece: bytes) -> None:
         start = 0

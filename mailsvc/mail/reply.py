@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
+_LINE_LIMIT = 512
+"""Octets of a reply line with its CRLF, RFC 5321 section 4.5.3.1.5; what is longer is cut."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -30,9 +33,10 @@ class Reply:
     def encode(self) -> bytes:
         """The octets to write, CRLF included, in one piece."""
         status = f"{self.enhanced} " if self.enhanced else ""
+        room = _LINE_LIMIT - len(f"{self.code} {status}\r\n")
         last = len(self.lines) - 1
         return "".join(
-            f"{self.code}{' ' if number == last else '-'}{status}{_UNPRINTABLE.sub('?', line)}\r\n"
+            f"{self.code}{' ' if number == last else '-'}{status}{_UNPRINTABLE.sub('?', line[:room])}\r\n"
             for number, line in enumerate(self.lines)
         ).encode("ascii")
 
