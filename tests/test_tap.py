@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import mailsvc
 from mailsvc.config import SETTINGS
 from mailsvc.errors import StartRefused
-from mailsvc.tap import Options, Start
+from mailsvc.tap import Options, Start, configuration
 
 ROOT = Path(mailsvc.__file__).resolve().parent.parent
 
@@ -52,6 +52,16 @@ class TheOptions(SynchronousTestCase):
         self.assertEqual(settings["listen.smtp"], ["tcp:1", "tcp:2"])
         self.assertEqual(settings["listen.pop3"], [""])
         self.assertNotIn("listen.pop3s", settings)
+
+    def test_they_become_the_configuration(self) -> None:
+        """What was typed is what is in force."""
+        options = self.parsed("--hostname", "a.example.org", "--certs", "c", "--tls", "optional", "--smtp", "tcp:1")
+        file = Path(self.mktemp())
+        file.write_text("[limits]\nconnections = 7\n[pop3]\nidle_seconds = 60\n")
+        options["config"] = str(file)
+        settled = configuration(options)
+        self.assertEqual((settled.hostname, settled.certs, settled.tls), ("a.example.org", Path("c"), "optional"))
+        self.assertEqual((settled.listen.smtp, settled.limits.connections), (("tcp:1",), 7))
 
     def test_two_sets_of_options_share_nothing(self) -> None:
         """Endpoints are kept per instance."""
@@ -133,6 +143,17 @@ class RefusedStarts(SynchronousTestCase):
 
         self.assertRaises(SystemExit, made)
         self.assertTrue(os.path.exists(self.pidfile))
+        os.close(self.writer)
+
+    def test_the_parent_of_a_daemon_gets_a_word(self) -> None:
+        """twistd's parent waits for one on its status pipe, for ever if need be."""
+        parent, pipe = os.pipe()
+        self.addCleanup(os.close, parent)
+        start = Start(self.writer, {"pidfile": "", "statusPipe": pipe})
+        start.addService(_Refusing(privileged=False))
+        self.assertRaises(SystemExit, start.startService)
+        os.close(pipe)
+        self.assertEqual(os.read(parent, 100), b"1 the start was refused for the reasons above")
         os.close(self.writer)
 
     def test_a_good_start_lets_the_terminal_go(self) -> None:
