@@ -46,7 +46,7 @@ def first_steps(
     ]
     authority = here / configuration.certs / AUTHORITY_FOLDER / AUTHORITY_CERTIFICATE
     trust = f" --cacert {_seen_from(here, authority)}" if authority.exists() else ""
-    curl = f"curl --ssl-reqd{trust} --user {user}"
+    curl = f"curl -sS --ssl-reqd{trust} --user {user}"
     if "submission" in ports:
         url, connect = _url("smtp", configuration.hostname, ports["submission"])
         lines.append(

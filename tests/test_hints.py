@@ -36,7 +36,8 @@ class FirstSteps(SynchronousTestCase):
         self.assertEqual(add.strip(), ".venv/bin/mailsvc user add alice@example.org")
         self.assertIn(" --cacert certs/ca/ca.pem ", send)
         self.assertEqual(
-            fetch.strip(), "curl --ssl-reqd --cacert certs/ca/ca.pem --user alice@example.org pop3://localhost:2110/1"
+            fetch.strip(),
+            "curl -sS --ssl-reqd --cacert certs/ca/ca.pem --user alice@example.org pop3://localhost:2110/1",
         )
 
     def test_another_database_is_named(self) -> None:
