@@ -24,8 +24,9 @@ from mailsvc.storage.migrate import Upgrade
 from mailsvc.storage.rows import many
 from tests.storage_cases import ALICE, OfflineCase, add, content, count, deliver, spawn
 
-SECOND = Upgrade(2, "nickname", "-- Who is this?\nALTER TABLE account ADD COLUMN nickname TEXT;\n")
-BROKEN = Upgrade(2, "broken", "CREATE TABLE half (x);\nALTER TABLE nowhere ADD COLUMN x;\n")
+NEXT = migrate.shipped_upgrades()[-1].number + 1
+SECOND = Upgrade(NEXT, "nickname", "-- Who is this?\nALTER TABLE account ADD COLUMN nickname TEXT;\n")
+BROKEN = Upgrade(NEXT, "broken", "CREATE TABLE half (x);\nALTER TABLE nowhere ADD COLUMN x;\n")
 
 
 class Places(SynchronousTestCase):
@@ -67,9 +68,10 @@ class Statements(SynchronousTestCase):
         self.assertRaises(ValueError, list, Sqlite("x").statements("SELECT 1;\nSELECT 2"))
 
     def test_shipped(self) -> None:
-        """The shipped upgrades are numbered from 1 without a gap."""
+        """The shipped upgrades are numbered from 1, and no number is given twice."""
         numbers = [upgrade.number for upgrade in migrate.shipped_upgrades()]
-        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+        self.assertEqual(numbers[0], 1)
+        self.assertEqual(numbers, sorted(set(numbers)))
 
 
 class Problems(OfflineCase):
@@ -121,7 +123,7 @@ class Problems(OfflineCase):
         self.successResultOf(database.close())
         problem = self.problem()
         self.assertIn("newer mailsvc", problem)
-        self.assertIn(f"{self.path}.before-0002", problem)
+        self.assertIn(f"{self.path}.before-{NEXT:04d}", problem)
 
     def test_not_writable(self) -> None:
         """A folder and a file that may not be written are both named, at once, with the user."""
@@ -178,17 +180,26 @@ class Upgrades(OfflineCase):
             self.assertEqual(many(connection.execute("SELECT nickname FROM account")), [(None,)])
             self.assertEqual(
                 many(connection.execute("SELECT version, name FROM schema_version")),
-                [(1, "first_light"), (2, "nickname")],
+                [*((upgrade.number, upgrade.name) for upgrade in migrate.shipped_upgrades()), (NEXT, "nickname")],
             )
-        copy = self.path + ".before-0002"
+        copy = f"{self.path}.before-{NEXT:04d}"
         self.assertEqual(stat.S_IMODE(os.stat(copy).st_mode), 0o600)
         with offline(copy, create=False) as txn:
             self.assertTrue(content(txn, message_id).endswith(b"body"))
-        names = {os.path.basename(self.path) + suffix for suffix in ("", ".lock", ".before-0002")}
+        names = {os.path.basename(self.path) + suffix for suffix in ("", ".lock", f".before-{NEXT:04d}")}
         self.assertEqual(set(os.listdir(os.path.dirname(self.path))), names)
 
+    def test_several_upgrades_keep_one_copy(self) -> None:
+        """Two upgrades at once keep one copy: of the database before both."""
+        with self.transaction() as txn:
+            add(txn)
+        third = Upgrade(NEXT + 1, "age", "ALTER TABLE account ADD COLUMN age INTEGER;\n")
+        self.successResultOf(self.opened(SECOND, third).close())
+        copies = {name for name in os.listdir(os.path.dirname(self.path)) if ".before-" in name}
+        self.assertEqual(copies, {f"mail.sqlite3.before-{NEXT:04d}"})
+
     def test_new_database_needs_no_copy(self) -> None:
-        """A new database gets all upgrades; only from the second on is there something to copy."""
+        """A new database gets all upgrades, and there is nothing to copy before any of them."""
         self.successResultOf(self.opened().close())
         self.assertEqual(
             sorted(os.listdir(os.path.dirname(self.path))), ["mail.sqlite3", "mail.sqlite3.lock"]
@@ -199,7 +210,7 @@ class Upgrades(OfflineCase):
         with self.transaction() as txn:
             add(txn)
         refused = self.assertRaises(StartRefused, self.opened, BROKEN)
-        self.assertIn("to schema 2 failed", str(refused))
+        self.assertIn(f"to schema {NEXT} failed", str(refused))
         with self.transaction() as txn:
             names = many(txn.execute("SELECT name FROM sqlite_master WHERE name = 'half'"))
             self.assertEqual(names, [])
@@ -209,7 +220,7 @@ class Upgrades(OfflineCase):
         """An upgrade that would leave rows without what they refer to is refused."""
         with self.transaction() as txn:
             add(txn)
-        self.assertRaises(StartRefused, self.opened, Upgrade(2, "loss", "DELETE FROM domain;"))
+        self.assertRaises(StartRefused, self.opened, Upgrade(NEXT, "loss", "DELETE FROM domain;"))
         with self.transaction() as txn:
             self.assertTrue(accounts.domain_exists(txn, ALICE.domain))
 

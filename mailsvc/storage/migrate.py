@@ -1,8 +1,9 @@
-"""The schema's upgrades: numbered, each in one transaction, with a copy of the database kept before.
+"""The schema's upgrades: numbered, each in one transaction, with a copy of the database kept before the first.
 
 An upgrade is a file `schema/NNNN_name.sql`.  The table `schema_version` has a row for each that has run;
 the highest number is the version.  Upgrades run by themselves when a service starts and, for a new
-database, when the command line needs one.
+database, when the command line needs one.  Several upgrades at once keep one copy, of what was there before all of
+them; a new database needs none.
 
 The hardest idea: the copy is taken *inside* the transaction of the upgrade, by another connection.  The
 open write transaction keeps all others from writing, while the copying connection still sees the last
@@ -80,6 +81,8 @@ def bring_up_to_date(dialect: Dialect, upgrades: Sequence[Upgrade], now: float) 
         closing(dialect.cursor(connection)) as cursor,
     ):
         dialect.prepare_upgrade(connection)
+        was_new: bool | None = None
+        kept = ""
         while True:
             # The next one is chosen inside the transaction: another process may be upgrading too.
             dialect.begin_write(cursor)
@@ -87,7 +90,15 @@ def bring_up_to_date(dialect: Dialect, upgrades: Sequence[Upgrade], now: float) 
                 due = pending(dialect, cursor, upgrades)
                 if not due:
                     return told
-                told += _upgrade(dialect, cursor, due[0], now)
+                if was_new is None:
+                    was_new = due[0].number == 1
+                if not (was_new or kept):
+                    kept = _keep_copy(dialect, due[0])
+                _upgrade(dialect, cursor, due[0], now)
+                if not was_new:
+                    told.append(
+                        f"the database {dialect.name} has now schema {due[0].number}; a copy from before is {kept}"
+                    )
             finally:
                 if dialect.in_transaction(connection):
                     cursor.execute("ROLLBACK")
@@ -98,24 +109,28 @@ def copy_suffix(number: int) -> str:
     return f".before-{number:04d}"
 
 
-def _upgrade(dialect: Dialect, cursor: Cursor, upgrade: Upgrade, now: float) -> list[str]:
-    told: list[str] = []
+def _keep_copy(dialect: Dialect, upgrade: Upgrade) -> str:
     try:
-        if upgrade.number > 1:
-            copy = dialect.keep_copy(copy_suffix(upgrade.number))
-            told = [
-                f"the database {dialect.name} has now schema {upgrade.number}; a copy from before is {copy}"
-            ]
+        return dialect.keep_copy(copy_suffix(upgrade.number))
+    except (dialect.errors, OSError) as error:
+        raise _failed(dialect, upgrade, error) from error
+
+
+def _upgrade(dialect: Dialect, cursor: Cursor, upgrade: Upgrade, now: float) -> None:
+    try:
         _run(dialect, cursor, upgrade, now)
         cursor.execute("COMMIT")
     except (dialect.errors, OSError, ValueError) as error:
-        raise StartRefused(
-            [
-                f"the upgrade of the database {dialect.name} to schema {upgrade.number} failed ({error});"
-                " it is as before, and needs this cause mended (is there room for a copy of it?)"
-            ]
-        ) from error
-    return told
+        raise _failed(dialect, upgrade, error) from error
+
+
+def _failed(dialect: Dialect, upgrade: Upgrade, error: Exception) -> StartRefused:
+    return StartRefused(
+        [
+            f"the upgrade of the database {dialect.name} to schema {upgrade.number} failed ({error});"
+            " it is as before, and needs this cause mended (is there room for a copy of it?)"
+        ]
+    )
 
 
 def _run(dialect: Dialect, cursor: Cursor, upgrade: Upgrade, now: float) -> None:
