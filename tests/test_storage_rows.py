@@ -1,8 +1,7 @@
-"""The row functions: accounts, maildrops, messages and events."""
+"""The row functions: accounts, maildrops and messages."""
 
 from __future__ import annotations
 
-import json
 import re
 
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StorageFailure
 from mailsvc.mail.address import parse_address
-from mailsvc.storage import accounts, events, mailboxes
+from mailsvc.storage import accounts, mailboxes
 from mailsvc.storage.rows import UnexpectedRows, many, maybe, one
 from tests.storage_cases import (
     ALICE,
@@ -287,16 +286,3 @@ class UniqueIds(SynchronousTestCase):
     def test_form(self, uid: int, random: bytes) -> None:
         """A UIDL is 1 to 70 characters of 0x21 to 0x7e (RFC 1939 section 7)."""
         self.assertTrue(re.fullmatch(r"[\x21-\x7e]{1,70}", mailboxes.uidl(uid, random.hex())))
-
-
-class Events(OfflineCase):
-    def test_record(self) -> None:
-        """An event keeps its details as one JSON object of ASCII, whatever they hold."""
-        with self.transaction() as txn:
-            events.record(txn, time=1.0, kind="accepted", trace_id="t", message_id=4, detail={"to": ["ä'\n"]})
-            events.record(txn, time=2.0, kind="started")
-            rows = many(txn.execute("SELECT time, kind, trace_id, message_id, detail FROM event ORDER BY id"))
-        self.assertEqual(rows[0][:4], (1.0, "accepted", "t", 4))
-        self.assertEqual(json.loads(rows[0][4]), {"to": ["ä'\n"]})
-        self.assertTrue(rows[0][4].isascii())
-        self.assertEqual(rows[1], (2.0, "started", None, None, "{}"))

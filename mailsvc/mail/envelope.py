@@ -19,6 +19,7 @@ class Origin:
     ``helo``: what the client called itself; a claim, never checked.
     ``protocol``: the word for the "with" clause of Received (RFC 3848): SMTP, ESMTP, ESMTPS, ESMTPSA, ...
     ``login``: the account that authenticated, or None.
+    ``session``: the number under which the journal knows the connection, or None.
     """
 
     peer: str
@@ -26,6 +27,7 @@ class Origin:
     protocol: str
     tls: TLSFacts | None
     login: Address | None
+    session: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

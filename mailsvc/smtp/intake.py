@@ -16,15 +16,16 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 from tempfile import SpooledTemporaryFile
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
-from mailsvc.mail.message import MessageScanner, summarise
+from mailsvc.mail.event import Accepted, Delivered, Event
+from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.recipients import RecipientFacts
 from mailsvc.smtp.trace import trace_header
@@ -186,14 +187,37 @@ def _store(
         _pieces(spool),
         account_ids,
     )
-    events.record(
-        txn,
-        time=now,
-        kind="accepted",
-        trace_id=trace_id,
-        message_id=message_id,
-        detail=_event_detail(envelope, scanner.size),
-    )
+    events.record(txn, _story(txn, envelope, account_ids, summary, now, trace_id, message_id))
+
+
+def _story(
+    txn: Cursor,
+    envelope: Envelope,
+    account_ids: Sequence[int],
+    summary: Summary,
+    now: float,
+    trace_id: str,
+    message_id: int,
+) -> Iterator[events.Entry]:
+    """What this transaction does, for `mailsvc why`: accepted, and delivered to each mailbox."""
+    origin = envelope.origin
+    happened: list[Event] = [
+        Accepted(
+            sender=envelope.sender,
+            recipients=tuple(str(recipient) for recipient in envelope.recipients),
+            size=summary.size,
+            helo=origin.helo,
+            protocol=origin.protocol,
+            tls="" if origin.tls is None else f"{origin.tls.version} {origin.tls.cipher}",
+            login="" if origin.login is None else str(origin.login),
+            message_id_header=summary.message_id or "",
+            recipient_count=len(envelope.recipients),
+        )
+    ]
+    for recipient, account_id in zip(envelope.recipients, account_ids, strict=True):
+        mailbox = accounts.address_of(txn, account_id)
+        happened.append(Delivered(mailbox, "" if str(recipient) == mailbox else str(recipient)))
+    return (events.Entry(now, event, origin.session, origin.peer, trace_id, message_id) for event in happened)
 
 
 def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple[bytes, str]:
@@ -209,17 +233,3 @@ def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple
 def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
     while piece := spool.read(mailboxes.PART_LIMIT):
         yield piece
-
-
-def _event_detail(envelope: Envelope, size: int) -> dict[str, object]:
-    origin = envelope.origin
-    return {
-        "peer": origin.peer,
-        "helo": origin.helo,
-        "protocol": origin.protocol,
-        "tls": None if origin.tls is None else f"{origin.tls.version} {origin.tls.cipher}",
-        "login": None if origin.login is None else str(origin.login),
-        "sender": envelope.sender,
-        "recipients": [str(recipient) for recipient in envelope.recipients],
-        "size": size,
-    }

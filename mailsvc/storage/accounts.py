@@ -131,6 +131,14 @@ def account(txn: Cursor, key: str) -> AccountRow | None:
     return AccountRow(account_id, address, password_hash, bool(disabled), created)
 
 
+def address_of(txn: Cursor, account_id: int) -> str:
+    """The address of an account as the postmaster wrote it; `NotFound` when the account is gone."""
+    row = maybe(txn.execute("SELECT address FROM account WHERE id = ?", (account_id,)))
+    if row is None:
+        raise NotFound("the account has been removed meanwhile")
+    return str(row[0])
+
+
 def set_password(txn: Cursor, key: str, password_hash: str, now: float) -> None:
     """Replace the hash of an account's password; `NotFound` when there is no such account."""
     _put_password(txn, _account_id(txn, key), password_hash, now)

@@ -1,32 +1,130 @@
-"""What was decided for which message, and why: one row an event.
+"""Events as rows: written by the transactions that they tell of, found again by whoever asks, pruned in small slices.
 
 The event rows of a decision are written in the transaction that carries the decision out, so that the story a
-postmaster reads never says more or less than what happened.  An event outlives its message and its account on
-purpose (it refers to them by number, without a foreign key).
+postmaster reads never says more or less than what happened.  What belongs to no transaction (connections, refusals) is
+gathered by `mailsvc.journal` and comes here in batches.  An event outlives its message and its account on purpose (it
+refers to them by number, without a foreign key).
 
-Details are a JSON object of plain values.  They never hold message text, passwords or keys; who records an
-event answers for that.
+What an event holds is `mailsvc.mail.event`.  The hardest idea is that rows are only ever removed from the low end of
+their numbers: how many there are is then the difference of two numbers, and neither counting nor pruning ever reads
+more than one slice, whether there are a hundred rows or ten million.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from mailsvc.storage.rows import Cursor
+from mailsvc.mail.event import Event, event_of
+from mailsvc.storage.rows import Cursor, Row, many, one
 
 
-def record(
-    txn: Cursor,
-    *,
-    time: float,
-    kind: str,
-    trace_id: str | None = None,
-    message_id: int | None = None,
-    detail: Mapping[str, object] | None = None,
-) -> None:
-    """Note an event; `kind` is a short constant name ("accepted"), `time` seconds since the epoch."""
-    txn.execute(
-        "INSERT INTO event (time, kind, trace_id, message_id, detail) VALUES (?, ?, ?, ?, ?)",
-        (time, kind, trace_id, message_id, json.dumps(dict(detail or {}), ensure_ascii=True, sort_keys=True)),
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event with its circumstances.
+
+    ``time`` is seconds since the epoch, ``session`` the number of the connection, ``peer`` the client's address;
+    ``number`` is the row's, 0 before it is written.
+    """
+
+    time: float
+    event: Event
+    session: int | None = None
+    peer: str | None = None
+    trace_id: str | None = None
+    message_id: int | None = None
+    number: int = 0
+
+
+def record(txn: Cursor, entries: Iterable[Entry]) -> None:
+    """Write events, in this order."""
+    for entry in entries:
+        (number,) = one(
+            txn.execute(
+                "INSERT INTO event (time, kind, session, peer, trace_id, message_id, detail)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    entry.time,
+                    entry.event.kind,
+                    entry.session,
+                    entry.peer,
+                    entry.trace_id,
+                    entry.message_id,
+                    json.dumps(entry.event.detail(), ensure_ascii=True, sort_keys=True),
+                ),
+            )
+        )
+        for key in entry.event.found_by():
+            txn.execute("INSERT INTO event_key (key, event_id) VALUES (?, ?)", (key, number))
+
+
+def prune(txn: Cursor, *, before: float, keep: int, slice_of: int = 500) -> int:
+    """Remove the oldest events: those before the time ``before``, and what is more than ``keep`` in all.
+
+    At most ``slice_of`` of them (some 10 ms); returns how many, so that the caller knows whether to come again.
+    """
+    (newest,) = one(txn.execute("SELECT COALESCE(MAX(id), 0) FROM event"))
+    oldest = many(txn.execute("SELECT id, time FROM event ORDER BY id LIMIT ?", (slice_of,)))
+    last, removed = 0, 0
+    for number, time in oldest:
+        if not (time < before or number <= newest - keep):
+            break
+        last, removed = number, removed + 1
+    if removed:
+        txn.execute("DELETE FROM event_key WHERE event_id <= ?", (last,))
+        txn.execute("DELETE FROM event WHERE id <= ?", (last,))
+    return removed
+
+
+_COLUMNS = "event.id, event.time, event.kind, event.session, event.peer, event.trace_id, event.message_id, event.detail"
+
+
+def by_trace(txn: Cursor, trace_id: str, *, since: float, limit: int) -> list[Entry]:
+    """The events of a message by its trace id, the newest first."""
+    return _entries(
+        txn.execute(
+            f"SELECT {_COLUMNS} FROM event WHERE trace_id = ? AND time >= ? ORDER BY id DESC LIMIT ?",
+            (trace_id, since, limit),
+        )
     )
+
+
+def by_peer(txn: Cursor, peer: str, *, since: float, limit: int) -> list[Entry]:
+    """The events of a client by its address, the newest first."""
+    return _entries(
+        txn.execute(
+            f"SELECT {_COLUMNS} FROM event WHERE peer = ? AND time >= ? ORDER BY id DESC LIMIT ?", (peer, since, limit)
+        )
+    )
+
+
+def by_key(txn: Cursor, key: str, *, since: float, limit: int) -> list[Entry]:
+    """The events that can be found under ``key`` (`Event.found_by`), the newest first."""
+    return _entries(
+        txn.execute(
+            f"SELECT {_COLUMNS} FROM event_key JOIN event ON event.id = event_key.event_id"
+            " WHERE event_key.key = ? AND event.time >= ? ORDER BY event_key.event_id DESC LIMIT ?",
+            (key, since, limit),
+        )
+    )
+
+
+def by_session(txn: Cursor, session: int, kinds: Sequence[str], *, limit: int) -> list[Entry]:
+    """The events of these kinds in one connection, in the order in which they were written."""
+    marks = ", ".join("?" * len(kinds))
+    return _entries(
+        txn.execute(
+            f"SELECT {_COLUMNS} FROM event WHERE session = ? AND kind IN ({marks}) ORDER BY id LIMIT ?",
+            (session, *kinds, limit),
+        )
+    )
+
+
+def _entries(txn: Cursor) -> list[Entry]:
+    return [_entry(row) for row in many(txn)]
+
+
+def _entry(row: Row) -> Entry:
+    number, time, kind, session, peer, trace_id, message_id, detail = row
+    return Entry(time, event_of(kind, json.loads(detail)), session, peer, trace_id, message_id, number)
