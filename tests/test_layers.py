@@ -30,15 +30,20 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.sasl mailsvc.smtp.trace
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
-        mailsvc.accounts.passwords mailsvc.accounts.throttle
+        mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
+        mailsvc.sasl.*
+        mailsvc.directory.tables mailsvc.directory.resolve
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
+        mailsvc.storage.aliases mailsvc.storage.rules
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
-        mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm
+        mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
+        mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
+        mailsvc.storage.credentials mailsvc.storage.senders
         mailsvc.tls.server mailsvc.tls.sources
         mailsvc.wire.conversation mailsvc.wire.sessions
         mailsvc.maillog mailsvc.surroundings mailsvc.hints

@@ -60,7 +60,12 @@ class Address:
     @property
     def key(self) -> str:
         """What tables are looked up by: equal for all spellings of one mailbox."""
-        return f"{_unquoted(self.local_part).casefold()}@{self.domain}"
+        return f"{self.name.casefold()}@{self.domain}"
+
+    @property
+    def name(self) -> str:
+        """The local part as it is meant: without the quotes and backslashes that only the grammar needs."""
+        return _unquoted(self.local_part)
 
     @property
     def is_ascii(self) -> bool:

@@ -81,7 +81,7 @@ def domain_exists(txn: Cursor, domain: str) -> bool:
 
 
 def remove_domain(txn: Cursor, domain: str) -> None:
-    """Remove an empty domain; `NotFound` when there is none, `MailsvcError` while it has accounts."""
+    """Remove an empty domain; `NotFound` when there is none, `MailsvcError` while it has accounts or aliases."""
     row = maybe(txn.execute("SELECT id FROM domain WHERE name = ?", (domain,)))
     if row is None:
         raise NotFound(f"there is no domain {domain}")
@@ -91,6 +91,10 @@ def remove_domain(txn: Cursor, domain: str) -> None:
         raise MailsvcError(
             f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)"
         )
+    (left,) = one(txn.execute("SELECT COUNT(*) FROM (SELECT DISTINCT key FROM alias WHERE domain_id = ?) AS names", row))
+    if left:
+        noun = "alias" if left == 1 else "aliases"
+        raise MailsvcError(f"the domain {domain} still has {left} {noun}; remove them first (mailsvc alias remove)")
     txn.execute("DELETE FROM domain WHERE id = ?", row)
 
 
@@ -197,3 +201,5 @@ def _put_password(txn: Cursor, account_id: int, password_hash: str, now: float) 
         " ON CONFLICT (account_id, kind) DO UPDATE SET secret = excluded.secret, changed = excluded.changed",
         (account_id, password_hash, now),
     )
+    # The verifier is of the password that was; `mailsvc.storage.credentials.add_verifier` puts the new one there.
+    txn.execute("DELETE FROM credential WHERE account_id = ? AND kind = 'scram-sha-256'", (account_id,))

@@ -130,15 +130,20 @@ def delete_items(txn: Cursor, account_id: int, uids: Sequence[int]) -> int:
     whoever removes many thousands gives them in several calls, so that deliveries may pass in between.
     """
     message_ids = []
+    octets = 0
     for uid in uids:
         row = maybe(
             txn.execute(
-                "DELETE FROM mailbox_item WHERE account_id = ? AND uid = ? RETURNING message_id",
+                "DELETE FROM mailbox_item WHERE account_id = ? AND uid = ? RETURNING message_id, size",
                 (account_id, uid),
             )
         )
         if row is not None:
-            message_ids.append(row)
+            message_id, size = row
+            message_ids.append((message_id,))
+            octets += size
+    if octets:
+        txn.execute("UPDATE account SET used_octets = used_octets - ? WHERE id = ?", (octets, account_id))
     txn.executemany(DELETE_ORPHAN, message_ids)
     return len(message_ids)
 
@@ -163,7 +168,9 @@ def _add_item(
 ) -> None:
     row = maybe(
         txn.execute(
-            "UPDATE account SET next_uid = next_uid + 1 WHERE id = ? RETURNING next_uid - 1", (account_id,)
+            "UPDATE account SET next_uid = next_uid + 1, used_octets = used_octets + ? WHERE id = ?"
+            " RETURNING next_uid - 1",
+            (size, account_id),
         )
     )
     if row is None:
