@@ -27,7 +27,7 @@ LEVELS: dict[int, str] = {
     1: """
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
-        mailsvc.smtp.sasl mailsvc.smtp.trace
+        mailsvc.smtp.sasl mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
@@ -36,6 +36,7 @@ LEVELS: dict[int, str] = {
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
+        mailsvc.storage.credentials mailsvc.storage.senders
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.aliases mailsvc.storage.rules
         """,
@@ -43,12 +44,15 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
-        mailsvc.storage.credentials mailsvc.storage.senders
+        mailsvc.accounts.database
         mailsvc.tls.server mailsvc.tls.sources
         mailsvc.wire.conversation mailsvc.wire.sessions
         mailsvc.maillog mailsvc.surroundings mailsvc.hints
         """,
-    4: "mailsvc.smtp.intake mailsvc.smtp.server mailsvc.pop3.mailbox mailsvc.pop3.server",
+    4: """
+        mailsvc.smtp.defaults mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server mailsvc.smtp.transaction
+        mailsvc.pop3.mailbox mailsvc.pop3.server
+        """,
     5: "mailsvc.service",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
     7: "mailsvc.__main__",

@@ -1,0 +1,214 @@
+"""Where the SMTP server ends and others begin: what it asks of them, as small Protocols (DESIGN section 3).
+
+The server knows the dialogue.  Who gets mail (`Directory`), whether a client may go on (`Gate` and its `Guard`), who
+somebody is (`Authenticator`), as whom somebody may send (`Senders`) and what is worth telling later (`Journal`) is
+decided elsewhere; `mailsvc.service` passes the objects that fit, `mailsvc.smtp.defaults` has one of each that decides
+as little as possible.
+
+The hardest idea: every question carries a `Client`, a value that says all that is known of who asks at that moment.
+Nobody behind a seam holds the session itself, so nobody can change it, and a test needs no connection.
+
+An answer that may take time is an ``Awaitable``; the server takes no further command until it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mailsvc.mail.address import Address
+from mailsvc.mail.channel import TLSFacts
+from mailsvc.mail.envelope import Envelope
+from mailsvc.mail.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is at the other end, as far as it is known now.
+
+    ``session``: a random number, the same for all that happens in one connection.  ``listener``: the mode's name.
+    ``peer``: IP address or "local".  ``helo``: its claim, "" before.  ``login``/``account``: who has authenticated and
+    the row id, None before.
+    """
+
+    session: int
+    listener: str
+    peer: str
+    helo: str = ""
+    tls: TLSFacts | None = None
+    login: Address | None = None
+    account: int | None = None
+
+
+# -- who gets mail ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a recipient leads: row ids of accounts, or the reply that refuses it."""
+
+    accounts: tuple[int, ...] = ()
+    refusal: Reply | None = None
+
+
+class Directory(Protocol):
+    """Knows where an address leads."""
+
+    def resolve(self, address: Address, client: Client) -> Awaitable[Destination]:
+        """Where ``address``, as RCPT named it, leads.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""
+
+
+# -- may this go on ---------------------------------------------------------------------------------------------------
+
+
+class Guard(Protocol):
+    """Watches one session.  A `Reply` is what the client gets instead; one with ``closes`` ends the session."""
+
+    def greeting(self, client: Client) -> Awaitable[Reply | None]:
+        """Before the 220; it may take its time.  A refusal always ends the session."""
+
+    def spoke_early(self, client: Client, octets: int) -> Reply | None:
+        """So many octets were there before our first word (never asked inside implicit TLS)."""
+
+    def command(self, client: Client, verb: str, argument: str) -> Awaitable[Reply | None]:
+        """Before a command that the session table allows; ``argument`` is not parsed yet."""
+
+    def recipient(self, client: Client, address: Address) -> Awaitable[Reply | None]:
+        """Before the directory is asked for ``address``."""
+
+    def hold(self, client: Client, octets: int) -> Reply | None:
+        """A body now holds ``octets`` of memory (0: none any more).  The reply refuses the message at its end."""
+
+    def answered(self, client: Client, verb: str, answer: Reply) -> Reply | None:
+        """``answer`` was given to ``verb`` ("" for a line without one, "." for the end of a body).
+
+        What is returned is said behind it and ends the session.
+        """
+
+    def ended(self, client: Client) -> None:
+        """The connection is gone; called exactly once."""
+
+
+class Gate(Protocol):
+    """Watches all sessions."""
+
+    def admit(self, client: Client) -> Guard | Reply:
+        """A guard for a connection that has just been made, or the reply that turns it away (its guard is not needed).
+
+        In implicit TLS the reply cannot be said, and the connection is cut.
+        """
+
+
+# -- who is it --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A 334: ``data`` before base64."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """A 235.  ``login``: the account's address, ``account`` its row id.  ``mechanism`` for the record."""
+
+    login: Address
+    account: int
+    mechanism: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """``answer`` is what the client gets; ``name`` (who it wanted to be) and ``why`` are for the record."""
+
+    answer: Reply
+    name: str
+    why: str = field(default="wrong name or password")
+
+
+class Exchange(Protocol):
+    """One AUTH command, from its initial response to its end."""
+
+    def step(self, response: bytes | None) -> Awaitable[Challenge | LoggedIn | LoginFailed]:
+        """The client's next response, decoded; None when AUTH came without an initial one.
+
+        Not called again after `LoggedIn` or `LoginFailed`.  Fails with `mailsvc.errors.TemporaryFailure`: 454.
+        """
+
+    def cancel(self) -> None:
+        """The client has given up or is gone: let go of what is waited for.  Harmless at any time."""
+
+
+class Channel(Protocol):
+    """What SASL may ask of the connection under it."""
+
+    def exporter(self, label: bytes, length: int) -> bytes | None:
+        """Keying material of the TLS session (RFC 9266: label ``EXPORTER-Channel-Binding``); None without TLS."""
+
+
+class Authenticator(Protocol):
+    """Knows who somebody is (RFC 4954, RFC 4422)."""
+
+    def mechanisms(self, client: Client) -> tuple[str, ...]:
+        """The names for EHLO, in the order of preference."""
+
+    def begin(self, mechanism: str, client: Client, channel: Channel) -> Exchange | None:
+        """An exchange by ``mechanism`` (upper case), or None when it is not offered: 504."""
+
+
+class Senders(Protocol):
+    """Knows as whom an account may send; asked only when somebody has logged in."""
+
+    def at_mail(self, client: Client, reverse_path: Address | None) -> Awaitable[Reply | None]:
+        """The refusal of MAIL FROM, or None.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""
+
+    def at_end(self, client: Client, header: bytes) -> Awaitable[Reply | None]:
+        """The refusal of a message with this header block, or None.  Fails likewise."""
+
+
+# -- what is told later -----------------------------------------------------------------------------------------------
+
+
+class Journal(Protocol):
+    """Hears of everything that happens in a session; must not fail and not take time."""
+
+    def connected(self, client: Client) -> None:
+        """A connection was admitted."""
+
+    def turned_away(self, client: Client, why: str) -> None:
+        """A connection was not."""
+
+    def secured(self, client: Client) -> None:
+        """A handshake was completed; ``client.tls`` tells."""
+
+    def disconnected(self, client: Client, why: str) -> None:
+        """The connection is gone."""
+
+    def injection(self, client: Client, octets: int) -> None:
+        """So many octets stood behind STARTTLS in clear."""
+
+    def logged_in(self, client: Client, mechanism: str) -> None:
+        """A login succeeded; ``client.login`` tells."""
+
+    def login_failed(self, client: Client, mechanism: str, failed: LoginFailed) -> None:
+        """A login was refused."""
+
+    def recipient_refused(self, client: Client, sender: str, address: Address, answer: Reply) -> None:
+        """A recipient of a message from ``sender`` was refused."""
+
+    def message_refused(self, client: Client, envelope: Envelope, size: int, answer: Reply) -> None:
+        """A message was refused at its end; ``size`` in octets as far as it came."""
+
+    def refused(self, client: Client, what: str, why: str) -> None:
+        """Anything else was refused ("session", "MAIL", ...)."""
+
+    def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
+        """A message was committed (its event row is the intake's: it stands in the same transaction)."""
+
+    def unavailable(self, client: Client, what: str, error: Exception) -> None:
+        """Something that may heal kept us from ``what``: the client was told to try again."""
+
+    def defect(self, client: Client, error: BaseException) -> None:
+        """Our own mistake, with its traceback."""
