@@ -36,7 +36,7 @@ class AccountDirectory:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def resolve(self, address: Address, client: Client) -> Destination:
+    async def resolve(self, address: Address, client: Client, size: int = 0) -> Destination:
         """See `mailsvc.smtp.seams.Directory`."""
         facts = await self._store.read(recipient_facts, address)
         answer = judgement(facts, authenticated=client.login is not None)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mailsvc.directory.tables import Program
 from mailsvc.mail.address import Address
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Envelope
@@ -46,17 +47,25 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a recipient leads: row ids of accounts, or the reply that refuses it."""
+    """Where a recipient leads: row ids of accounts and programs, or the reply that refuses it.
+
+    ``beyond_quota``: what is stored for it is stored also when an account is full (postmaster, abuse).
+    """
 
     accounts: tuple[int, ...] = ()
     refusal: Reply | None = None
+    programs: tuple[Program, ...] = ()
+    beyond_quota: bool = False
 
 
 class Directory(Protocol):
     """Knows where an address leads."""
 
-    def resolve(self, address: Address, client: Client) -> Awaitable[Destination]:
-        """Where ``address``, as RCPT named it, leads.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""
+    def resolve(self, address: Address, client: Client, size: int = 0) -> Awaitable[Destination]:
+        """Where ``address``, as RCPT named it, leads.  Fails with `mailsvc.errors.TemporaryFailure`: 451.
+
+        ``size``: the octets that MAIL declared, 0 for none; an account's quota may be too small for them.
+        """
 
 
 # -- may this go on ---------------------------------------------------------------------------------------------------
