@@ -47,7 +47,7 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.database
         mailsvc.tls.server mailsvc.tls.sources
         mailsvc.wire.conversation mailsvc.wire.sessions
-        mailsvc.maillog mailsvc.surroundings mailsvc.hints
+        mailsvc.maillog mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,
     4: """
         mailsvc.smtp.defaults mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server mailsvc.smtp.transaction

@@ -23,6 +23,7 @@ from mailsvc.mail.event import (
     Refused,
     Unknown,
     event_of,
+    peer_key,
 )
 from mailsvc.storage import events
 from mailsvc.storage.events import Entry
@@ -69,10 +70,17 @@ class Values(SynchronousTestCase):
     def test_keys(self) -> None:
         """An event is found by addresses in any spelling, by Message-ID, by the messages of a maildrop."""
         self.assertEqual(ACCEPTED.found_by(), ("s@example.net", "alice@example.org", "bob@example.org", "<1@x>"))
-        self.assertEqual(Refused("RCPT", "550", "A@x.org", '"a"@X.org').found_by(), ("a@x.org",))
+        self.assertEqual(Refused("RCPT", "550", "A@x.org", ('"a"@X.org',)).found_by(), ("a@x.org",))
         self.assertEqual(Refused("MAIL", "550").found_by(), ())
         self.assertEqual(LoginFailed("").found_by(), ())
         self.assertEqual(MaildropClosed("a@x.org", 2, 1, True, (1, 2), (2,)).found_by(), ("a@x.org", "#1", "#2"))
+
+    def test_one_client_one_name(self) -> None:
+        """A client's address has one form, however it was written."""
+        forms = {"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:DB8:0::1": "2001:db8::1"}
+        forms |= {"fe80::1%eth0": "fe80::1", "local": "local"}
+        for text, canonical in forms.items():
+            self.assertEqual(peer_key(text), canonical)
 
     @settings(deadline=None)
     @given(st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=20))

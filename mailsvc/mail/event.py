@@ -13,6 +13,7 @@ sense to it becomes `Unknown` and is told as it stands.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_type_hints
@@ -35,6 +36,19 @@ def address_key(text: str) -> str:
         return parse_address(text).key
     except AddressError:
         return text[:TEXT_LIMIT].casefold()
+
+
+def peer_key(text: str) -> str:
+    """What events are looked up by for a client: its IP address in canonical form, or the text as it stands.
+
+    An IPv4 address mapped into IPv6 is that IPv4 address, and a zone (``%eth0``) is left out.
+    """
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text[:TEXT_LIMIT]
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def message_key(message_id: int) -> str:
@@ -126,11 +140,13 @@ class LoggedIn(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoginFailed(Event):
-    """A login was refused.  ``name`` is "" when what was given as a name is no address; see above."""
+    """A login was refused, with ``reply``.  ``name`` is "" when what was given is no address; see above."""
 
     kind: ClassVar[str] = "login failed"
     name: str = ""
     mechanism: str = ""
+    reply: str = ""
+    why: str = ""
 
     def addresses(self) -> tuple[str, ...]:
         return (self.name,)
@@ -144,10 +160,10 @@ class Refused(Event):
     what: str
     reply: str
     sender: str = ""
-    recipient: str = ""
+    recipients: tuple[str, ...] = ()
 
     def addresses(self) -> tuple[str, ...]:
-        return (self.sender, self.recipient)
+        return (self.sender, *self.recipients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mailsvc.mail.event import Event, event_of
+from mailsvc.mail.event import Event, event_of, peer_key
 from mailsvc.storage.rows import Cursor, Row, many, one
 
 
@@ -48,7 +48,7 @@ def record(txn: Cursor, entries: Iterable[Entry]) -> None:
                     entry.time,
                     entry.event.kind,
                     entry.session,
-                    entry.peer,
+                    None if entry.peer is None else peer_key(entry.peer),
                     entry.trace_id,
                     entry.message_id,
                     json.dumps(entry.event.detail(), ensure_ascii=True, sort_keys=True),
