@@ -13,13 +13,14 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from mailsvc.accounts.login import Login, PasswordChecker, WrongLogin, _replace_hash
+from mailsvc.accounts.login import Login, PasswordChecker, WrongLogin
 from mailsvc.accounts.passwords import Argon2
 from mailsvc.accounts.realm import Account, AccountId, AccountRealm, IAccount, portal
 from mailsvc.accounts.throttle import Places, Throttle
 from mailsvc.errors import LoginRefused, StorageFailure, TemporaryFailure
 from mailsvc.mail.address import parse_address
 from mailsvc.storage.accounts import account, add_account, remove_account, set_password
+from mailsvc.storage.credentials import renew_hash
 from mailsvc.storage.database import Database
 from mailsvc.storage.rows import Cursor
 
@@ -201,7 +202,7 @@ class RightPasswordTests(CheckerCase):
         await self.add("old@example.org", "right", OTHER_COST)
         checker = self.checker()
         await checker.requestAvatarId(Login(b"old@example.org", b"right", HERE))
-        while checker._under_way:
+        while checker.guard._under_way:
             await tick()
         row = await self.database.read(account, "old@example.org")
         assert row is not None and row.password_hash is not None
@@ -214,7 +215,7 @@ class RightPasswordTests(CheckerCase):
         assert row is not None and row.password_hash is not None
         changed = CHEAP.hash(b"changed")
         await self.database.write(set_password, "alice@example.org", changed, 2.0)
-        await self.database.write(_replace_hash, "alice@example.org", row.password_hash, CHEAP.hash(b"right"), 3.0)
+        await self.database.write(renew_hash, "alice@example.org", row.password_hash, CHEAP.hash(b"right"), 3.0)
         row = await self.database.read(account, "alice@example.org")
         assert row is not None
         self.assertEqual(row.password_hash, changed)

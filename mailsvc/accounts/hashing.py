@@ -68,6 +68,10 @@ class HashingPool:
         """A fresh hash of a password."""
         return self._run(self._hasher.hash, password)
 
+    def work(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Anything else that takes milliseconds of a core, in the same threads and the same line."""
+        return self._run(work, *args, **kwargs)
+
     def verify(self, stored: str, password: bytes, joined_by: bytes) -> Deferred[bool]:
         """Whether `password` is the one behind `stored`.
 

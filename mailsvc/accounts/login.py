@@ -1,18 +1,18 @@
 """Checking a name and a password: twisted.cred's checker on a database.
 
 It brings together what lies elsewhere: `passwords` says how a login is remembered, `hashing` verifies off the
-reactor thread, `throttle` decides who may be checked now and how long a wrong answer waits, `storage.accounts`
-has the row.  It knows nothing of SMTP or POP3: they choose 535 or 454 (RFC 4954 section 6), [AUTH] or [SYS/TEMP]
-(RFC 3206) by the type of the failure, `WrongLogin` or `TemporaryFailure`.
+reactor thread, `guard` is the door, with `throttle` deciding who may be checked now and how long a wrong answer waits,
+`storage.credentials` has the rows.  It knows nothing of SMTP or POP3: they choose 535 or 454 (RFC 4954 section 6),
+[AUTH] or [SYS/TEMP] (RFC 3206) by the type of the failure, `WrongLogin` or `TemporaryFailure`.
 
 The hardest idea: an unknown name, a malformed one, a wrong password and a disabled account go *the same way*, not
-ways of the same length.  Each takes a place, reads a row, costs one argon2id verification (against a hash that
+ways of the same length.  Each takes a place, reads the rows, costs one argon2id verification (against a hash that
 fits nothing when there is no account), counts as a failure, and waits.  Only a login that was right a short while
-ago skips the verification, and the row is read even then, so that `mailsvc user passwd` and `remove` count from
-the next login on.
+ago, or an app password, skips the verification, and the rows are read even then, so that `mailsvc user passwd` and
+`remove` count from the next login on.
 
-An answer that nobody waits for any more is worked out to its end: cancelling takes a login out of the line, but
-a guess that was begun is counted and keeps its place, else hanging up would be the way around the throttle.
+A right password leaves its SCRAM verifier behind when it has none yet (an account from before there were verifiers):
+this is the one moment at which we know the password.
 
 What is wrong with it: an account whose hash was made with other costs takes another time than the rest until
 its owner logs in once, which makes the hash anew.
@@ -20,62 +20,32 @@ its owner logs in once, which makes the hash anew.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
-from collections import deque
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
-from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailsvc.accounts.app_passwords import matching
+from mailsvc.accounts.database import Database
+from mailsvc.accounts.guard import Guard, Name, WrongLogin
 from mailsvc.accounts.hashing import HashingPool
 from mailsvc.accounts.passwords import ARGON2, Hasher, Remembered, fingerprint
-from mailsvc.accounts.realm import AccountId
-from mailsvc.accounts.throttle import Place, Throttle, network
-from mailsvc.errors import LoginRefused, MailsvcError, TemporaryFailure
-from mailsvc.mail.address import AddressError, parse_address
-from mailsvc.storage.accounts import account, set_password
-from mailsvc.storage.rows import Cursor
+from mailsvc.accounts.proofs import USE_NOTED_EVERY, noted
+from mailsvc.accounts.realm import AccountId, app_credential
+from mailsvc.accounts.throttle import Throttle
+from mailsvc.errors import MailsvcError, TemporaryFailure
+from mailsvc.sasl.scram import ITERATIONS, NoVerifier, Salting, make_verifier, parse_verifier, salt_of
+from mailsvc.storage.credentials import LoginFacts, add_verifier, login_facts, renew_hash, salt_key
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_NOBODY = "@"
-"""A key that no account can have; a malformed name is looked up by it."""
-
-_STOPPING = "mailsvc is stopping; log in again in a moment"
-_CROWDED = "too many logins from your network are waiting for an answer; log in again in a minute"
-
-
-class WrongLogin(LoginRefused, UnauthorizedLogin):
-    """The name or the password is wrong, or the account is disabled; nothing tells which."""
-
-    def __init__(self) -> None:
-        super().__init__("the name or the password is wrong")
-
-
-class Database(Protocol):
-    """What a checker needs of `mailsvc.storage.database.Database`."""
-
-    def read(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
-        """Run `fn(txn, ...)` on a snapshot."""
-
-    def write(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
-        """Run `fn(txn, ...)` in a transaction; fires after COMMIT."""
+__all__ = ["Login", "PasswordChecker", "WrongLogin"]
 
 
 @implementer(IUsernamePassword)
@@ -93,20 +63,14 @@ class Login:
         return hmac.compare_digest(self.password, password)
 
 
-class _Name(NamedTuple):
-    """A login name: the key to look it up by, and a bounded digest of it to count failures by."""
-
-    key: str
-    digest: bytes
-
-
 @implementer(ICredentialsChecker)
 class PasswordChecker:
     """Answers `IUsernamePassword` credentials (a `Login`, best) with an `AccountId`.
 
     `remember` is for how many seconds a right login is remembered (0: never); `threads` and `queue_limit` size
-    the hashing pool.  `key` (32 random octets), `clock`, `hasher` and `throttle` are for tests and for those who
-    want other rules.  Works between `start` and `stop` only.
+    the hashing pool.  `verifiers` is the iterations of the SCRAM verifiers that are made, 0 for none.
+    `key` (32 random octets), `clock`, `hasher` and `throttle` are for tests and for those who want other rules.
+    Works between `start` and `stop` only.  `guard` is the door that other mechanisms use as well.
     """
 
     credentialInterfaces = (IUsernamePassword,)
@@ -124,6 +88,7 @@ class PasswordChecker:
         clock: IReactorTime | None = None,
         hasher: Hasher = ARGON2,
         throttle: Throttle | None = None,
+        verifiers: int = ITERATIONS,
     ) -> None:
         self._database = database
         self._clock = clock if clock is not None else IReactorTime(reactor)
@@ -132,35 +97,19 @@ class PasswordChecker:
         self._key = key or secrets.token_bytes(32)
         self._remembered = Remembered(remember)
         self._pool = HashingPool(reactor, hasher, threads, queue_limit)
-        self._running = False
-        self._turns: dict[Place, Deferred[None]] = {}
-        self._ready: deque[Place] = deque()
-        self._starting = False
-        self._held_back: dict[Deferred[None], IDelayedCall] = {}
-        self._under_way: set[Deferred[Any]] = set()
-        self._idle: list[Deferred[None]] = []
+        self._iterations = verifiers
+        self.guard = Guard(self._throttle, self._clock, self._key)
 
     def start(self) -> None:
         """Make the threads, and begin to make the hash that fits nothing; does not block."""
-        self._running = True
+        self.guard.start()
         self._pool.start()
-        self._follow(self._warm_up())
+        self.guard.follow(self._warm_up())
 
     def stop(self) -> Deferred[None]:
         """Answer all who wait with `TemporaryFailure`; fires when all are answered and the threads have ended."""
-        self._running = False
         self._pool.refuse()
-        while self._turns:
-            self._turns.popitem()[1].errback(TemporaryFailure(_STOPPING))
-        for pause, call in list(self._held_back.items()):
-            call.cancel()
-            pause.errback(TemporaryFailure(_STOPPING))
-        idle: Deferred[None] = Deferred()
-        if self._under_way:
-            self._idle.append(idle)
-        else:
-            idle.callback(None)
-        return idle.addCallback(lambda _: self._pool.stop())
+        return self.guard.stop().addCallback(lambda _: self._pool.stop())
 
     # cred's annotation says bytes, its documentation "whatever the realm understands".
     def requestAvatarId(self, credentials: Any) -> Deferred[AccountId]:  # type: ignore[override]
@@ -169,51 +118,24 @@ class PasswordChecker:
         `TemporaryFailure` when nobody can tell now.  Cancelling takes a login that waits for its turn out of
         the line; one that is being checked is checked to its end.
         """
-        if not self._running:
-            return fail(TemporaryFailure(_STOPPING))
-        name = self._name(credentials.username)
-        peer_network = network(getattr(credentials, "peer", ""))
-        place = self._throttle.enter(peer_network, name.digest, self._clock.seconds())
-        if place is None:
-            return fail(TemporaryFailure(_CROWDED))
-        turn: Deferred[None] = Deferred()
-        self._turns[place] = turn
-        answer: Deferred[AccountId] = Deferred(lambda _: self._give_up(place))
-        self._follow(self._serve(answer, place, turn, name, credentials.password))
-        if place.running:
-            self._begin(place)
-        return answer
+        name = self.guard.name(credentials.username)
+        protocol = getattr(credentials, "protocol", "")
+        peer = getattr(credentials, "peer", "")
+        return self.guard.attempt(peer, name, lambda: self._check(name, credentials.password, protocol))
 
-    async def _serve(self, answer: Deferred[AccountId], *what: Any) -> None:
-        """Work an answer out to its end, and give it if anybody still wants it."""
-        result: Any
-        try:
-            result = await self._answer(*what)
-        except Exception:
-            result = Failure()
-        if not answer.called:
-            answer.callback(result)
-
-    async def _answer(self, place: Place, turn: Deferred[None], name: _Name, password: bytes) -> AccountId:
-        try:
-            await turn
-            found = await self._check(name, password)
-            if found is None:
-                await self._hold_back(place)
-                raise WrongLogin
-            self._throttle.succeeded(place, self._clock.seconds())
-            return found
-        finally:
-            following = self._throttle.leave(place)
-            if following is not None:
-                self._begin(following)
-
-    async def _check(self, name: _Name, password: bytes) -> AccountId | None:
+    async def _check(self, name: Name, password: bytes, protocol: str) -> AccountId | None:
         """The account whose password this is, or None, for one verification unless it is remembered."""
-        row = await self._database.read(account, name.key)
+        facts = await self._database.read(login_facts, name.key)
         nobody = await self._pool.nobody()
-        stored = row.password_hash if row is not None and not row.disabled else None
-        if row is None or stored is None or not self._hasher.recognises(stored):
+        row = None if facts is None or facts.account.disabled else facts.account
+        app_password = matching(password, () if facts is None else facts.app_passwords, protocol)
+        if row is not None and app_password is not None:
+            now, last = self._clock.seconds(), app_password.last_used
+            if last is None or abs(now - last) >= USE_NOTED_EVERY:
+                self.guard.follow(noted(self._database, app_password.id, now))
+            return AccountId(row.id, row.address, app_credential(app_password.id))
+        stored = row.password_hash if row is not None else None
+        if facts is None or row is None or stored is None or not self._hasher.recognises(stored):
             digest = fingerprint(self._key, b"nobody:" + name.digest, nobody, password)
             await self._pool.verify(nobody, password, digest)
             return None
@@ -223,77 +145,36 @@ class PasswordChecker:
                 return None
             self._remembered.add(row.id, digest, self._clock.seconds())
             if self._hasher.needs_rehash(stored):
-                self._follow(self._rehash(name.key, stored, password))
+                self.guard.follow(self._rehash(name.key, stored, password, facts))
+            else:
+                self.guard.follow(self._add_verifier(name.key, stored, password, facts))
         return AccountId(row.id, row.address)
 
     async def _warm_up(self) -> None:
         with suppress(TemporaryFailure):  # the next login tries again
             await self._pool.nobody()
 
-    async def _rehash(self, key: str, stored: str, password: bytes) -> None:
+    async def _rehash(self, key: str, stored: str, password: bytes, facts: LoginFacts) -> None:
         """Replace a hash that was made with other costs, unless the password has changed meanwhile."""
         try:
             fresh = await self._pool.hash(password)
-            await self._database.write(_replace_hash, key, stored, fresh, self._clock.seconds())
+            await self._database.write(renew_hash, key, stored, fresh, self._clock.seconds())
         except MailsvcError as error:
             self._log.warn("the password hash of {key} was not renewed: {error}", key=key, error=str(error))
-
-    async def _hold_back(self, place: Place) -> None:
-        """Count the failure, and wait as long as the throttle says."""
-        verdict = self._throttle.failed(place, self._clock.seconds())
-        for other in verdict.turned_away:
-            self._turns.pop(other).errback(TemporaryFailure(_CROWDED))
-        if not self._running:
-            raise TemporaryFailure(_STOPPING)
-        pause: Deferred[None] = Deferred()
-        self._held_back[pause] = self._clock.callLater(verdict.wait, pause.callback, None)
-        try:
-            await pause
-        finally:
-            del self._held_back[pause]
-
-    def _begin(self, place: Place) -> None:
-        """Let a place's login go on, not from within another's: a long line must not become a deep stack."""
-        self._ready.append(place)
-        if self._starting:
             return
-        self._starting = True
-        while self._ready:
-            turn = self._turns.pop(self._ready.popleft(), None)
-            if turn is not None:
-                turn.callback(None)
-        self._starting = False
+        await self._add_verifier(key, fresh, password, facts)
 
-    def _give_up(self, place: Place) -> None:
-        turn = self._turns.pop(place, None)
-        if turn is not None:
-            turn.errback(CancelledError())
-
-    def _name(self, username: bytes) -> _Name:
+    async def _add_verifier(self, key: str, stored: str, password: bytes, facts: LoginFacts) -> None:
+        """Put a verifier beside the hash, if there shall be one and there is none of today's iterations."""
+        present = None if facts.verifier is None else parse_verifier(facts.verifier)
+        if not self._iterations or (present is not None and present.salting.iterations == self._iterations):
+            return
         try:
-            key = parse_address(username.decode("utf-8")).key
-            shown = key.encode("utf-8")
-        except (UnicodeDecodeError, AddressError):
-            key, shown = _NOBODY, username
-        return _Name(key, hashlib.blake2b(shown, key=self._key, digest_size=16).digest())
-
-    def _follow(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Begin `work`, and note that it is under way, so that `stop` can wait for its end."""
-        deferred = Deferred.fromCoroutine(work)
-        self._under_way.add(deferred)
-
-        def ended(result: T) -> T:
-            self._under_way.discard(deferred)
-            if not self._under_way:
-                waiting, self._idle = self._idle, []
-                for idle in waiting:
-                    idle.callback(None)
-            return result
-
-        deferred.addBoth(ended)
-
-
-def _replace_hash(txn: Cursor, key: str, stored: str, fresh: str, now: float) -> None:
-    row = account(txn, key)
-    if row is not None and row.password_hash == stored:
-        set_password(txn, key, fresh, now)
+            text = password.decode("utf-8")
+            salt = salt_of(await self._database.write(salt_key, secrets.token_bytes(32)), key)
+            verifier = await self._pool.work(make_verifier, text, Salting(salt, self._iterations))
+            await self._database.write(add_verifier, key, stored, verifier.to_text(), self._clock.seconds())
+        except (UnicodeDecodeError, NoVerifier):
+            return  # a password that only PLAIN can carry
+        except MailsvcError as error:
+            self._log.warn("no SCRAM verifier was made for {key}: {error}", key=key, error=str(error))

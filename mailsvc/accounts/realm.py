@@ -22,13 +22,25 @@ from zope.interface import Attribute, Interface, implementer
 
 from mailsvc.mail.address import Address, parse_address
 
+PASSWORD = "password"
+"""The credential of a login by the account's own password."""
+
+
+def app_credential(number: int) -> str:
+    """The credential of a login by the app password of this row id."""
+    return f"app-password {number}"
+
 
 @dataclass(frozen=True, slots=True)
 class AccountId:
-    """What a checker answers with: the account's row id, and its address as it was written when added."""
+    """What a checker answers with: the account's row id, and its address as it was written when added.
+
+    `credential` tells the devices of an account apart: `PASSWORD`, `app_credential(...)`, or another checker's own.
+    """
 
     id: int
     address: str
+    credential: str = PASSWORD
 
 
 class IAccount(Interface):
@@ -36,6 +48,7 @@ class IAccount(Interface):
 
     id = Attribute("The row id of the account, an int.")
     address = Attribute("The `mailsvc.mail.address.Address` of the account.")
+    credential = Attribute("What it has logged in with, see `AccountId`.")
 
 
 @implementer(IAccount)
@@ -45,6 +58,7 @@ class Account:
 
     id: int
     address: Address
+    credential: str = PASSWORD
 
 
 @implementer(IRealm)
@@ -59,7 +73,8 @@ class AccountRealm:
             raise NotImplementedError("mailsvc has accounts only; ask for IAccount")
         if not isinstance(avatarId, AccountId):
             raise UnauthorizedLogin("there are no anonymous accounts")
-        return IAccount, Account(avatarId.id, parse_address(avatarId.address)), _logout
+        account = Account(avatarId.id, parse_address(avatarId.address), avatarId.credential)
+        return IAccount, account, _logout
 
 
 def portal(checker: ICredentialsChecker) -> Portal:
