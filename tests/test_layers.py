@@ -32,7 +32,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
-        mailsvc.directory.tables mailsvc.directory.resolve
+        mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.quota mailsvc.directory.program
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
@@ -47,10 +47,11 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.database
         mailsvc.tls.server mailsvc.tls.sources
         mailsvc.wire.conversation mailsvc.wire.sessions
+        mailsvc.directory.lookup mailsvc.directory.running
         mailsvc.maillog mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,
     4: """
-        mailsvc.smtp.defaults mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server mailsvc.smtp.transaction
+        mailsvc.smtp.defaults mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
         """,
     5: "mailsvc.service",
