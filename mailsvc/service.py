@@ -35,8 +35,10 @@ from mailsvc.hints import first_steps
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
+from mailsvc.smtp.defaults import AccountDirectory, PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
+from mailsvc.smtp.server import Helpers
 from mailsvc.smtp.server import Rules as SMTPRules
 from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
@@ -91,12 +93,13 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     tls = ServerTLS(table)
     sessions = Sessions(configuration.limits.connections)
     intake = Intake(database, reactor, configuration.hostname)
+    helpers = Helpers(intake, AccountDirectory(database), PasswordAuthenticator(portal))
     maildrops = Maildrops(database)
     service = MailService(configuration, reactor, database, checker, sessions)
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
-        return SMTPFactory(rules, intake, portal, tls, reactor, sessions)
+        return SMTPFactory(rules, helpers, tls, reactor, sessions)
 
     def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
         rules = _pop3_rules(configuration, name, implicit_tls)

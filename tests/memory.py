@@ -47,8 +47,10 @@ from mailsvc.mail.message import MessageScanner, Summary
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
+from mailsvc.smtp.defaults import AccountDirectory, PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
+from mailsvc.smtp.server import Helpers
 from mailsvc.smtp.server import Rules as SMTPRules
 from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage import accounts, mailboxes
@@ -484,6 +486,7 @@ class MailHost:
         self._portal = make_portal(self.checker)
         numbers = count(1)
         self.intake = Intake(self.store, self.reactor, HOSTNAME, new_id=lambda: f"ID{next(numbers)}")
+        self.helpers = Helpers(self.intake, AccountDirectory(self.store), PasswordAuthenticator(self._portal))
         self.cut = cut
         self.add_user(ALICE)
         self.add_user(BOB)
@@ -498,7 +501,7 @@ class MailHost:
 
     def smtp_factory(self, mode: Mode = MX, **rules: Any) -> SMTPFactory:
         made = replace(SMTPRules(mode, HOSTNAME, self.body, self.patience), **rules)
-        return SMTPFactory(made, self.intake, self._portal, server_tls(), self.reactor, self.sessions)
+        return SMTPFactory(made, self.helpers, server_tls(), self.reactor, self.sessions)
 
     def pop3_factory(self, *, implicit_tls: bool = False, **rules: Any) -> POP3Factory:
         name = "pop3s" if implicit_tls else "pop3"

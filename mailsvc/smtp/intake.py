@@ -13,13 +13,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from mailsvc.mail.address import Address
@@ -27,7 +26,7 @@ from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Accepted, Delivered, Event
 from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
-from mailsvc.smtp.recipients import RecipientFacts
+from mailsvc.smtp.seams import Destination
 from mailsvc.smtp.trace import trace_header
 from mailsvc.storage import accounts, events, mailboxes
 from mailsvc.storage.rows import Cursor
@@ -89,6 +88,11 @@ class Reception:
             except OSError:
                 self.fail(NO_SPACE)
 
+    @property
+    def in_memory(self) -> int:
+        """Octets of memory that the body holds now (what is in a file is not counted)."""
+        return 0 if self._broken is not None or self.scanner.size > self._limits.in_memory else self.scanner.size
+
     def fail(self, why: Reply = _FAILED) -> None:
         """The message cannot be taken; the reply at its end will be ``why``."""
         self._broken = why
@@ -108,6 +112,11 @@ class Reception:
             return _LONG_LINE
         return None
 
+    def header(self) -> bytes:
+        """The header block with its empty line, once the body has ended without a refusal."""
+        self.spool.seek(0)
+        return self.spool.read(self.scanner.header_size)
+
     def discard(self) -> None:
         """Give memory and disk back."""
         # Closing flushes what Python has buffered; on a full disk that fails, and the bytes are not wanted anyway.
@@ -116,7 +125,7 @@ class Reception:
 
 
 class Intake:
-    """Looks up recipients and stores messages, for every SMTP listener of the service.
+    """Stores messages, for every SMTP listener of the service.
 
     ``new_id`` makes trace ids: unique, unguessable, safe in a header.
     """
@@ -134,16 +143,14 @@ class Intake:
         self._hostname = hostname
         self._new_id = new_id
 
-    def recipient(self, address: Address) -> Deferred[RecipientFacts]:
-        """What the tables say of a recipient.  Fails with `mailsvc.errors.StorageFailure`."""
-        return self._store.read(recipient_facts, address)
-
     def refusal_for_size(self, octets: int) -> Reply | None:
         """The reply that puts off a message of ``octets`` octets while the disk is full, or None."""
         # Asked before the body is sent, and with a reserve: on a really full disk not even deleting mail would work.
         return None if self._store.has_room_for(octets) else NO_SPACE
 
-    async def accept(self, envelope: Envelope, account_ids: Sequence[int], reception: Reception) -> str:
+    async def accept(
+        self, envelope: Envelope, destinations: Mapping[Address, Destination], reception: Reception
+    ) -> str:
         """Store the message; return its trace id once it is committed and synced.
 
         Raises `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
@@ -153,23 +160,24 @@ class Intake:
         now = self._clock.seconds()
         trace = trace_header(envelope, hostname=self._hostname, trace_id=trace_id, now=now)
         await self._store.write(
-            _store, envelope, tuple(account_ids), trace_id, now, trace, reception.spool, reception.scanner
+            _store, envelope, _deliveries(destinations), trace_id, now, trace, reception.spool, reception.scanner
         )
         return trace_id
 
 
-def recipient_facts(txn: Cursor, address: Address) -> RecipientFacts:
-    """`RecipientFacts` of ``address``, from the tables."""
-    account = accounts.account(txn, address.key)
-    if account is not None:
-        return RecipientFacts(domain_is_local=True, account=account.id, disabled=account.disabled)
-    return RecipientFacts(domain_is_local=accounts.domain_exists(txn, address.domain), account=None)
+def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
+    """The recipient for which each account gets the message: the first that leads to it."""
+    deliveries: dict[int, Address] = {}
+    for address, destination in destinations.items():
+        for account_id in destination.accounts:
+            deliveries.setdefault(account_id, address)
+    return deliveries
 
 
 def _store(
     txn: Cursor,
     envelope: Envelope,
-    account_ids: Sequence[int],
+    deliveries: Mapping[int, Address],
     trace_id: str,
     now: float,
     trace: bytes,
@@ -185,15 +193,15 @@ def _store(
         mailboxes.NewMessage(trace_id, envelope.sender, now, trace, summary),
         header,
         _pieces(spool),
-        account_ids,
+        tuple(deliveries),
     )
-    events.record(txn, _story(txn, envelope, account_ids, summary, now, trace_id, message_id))
+    events.record(txn, _story(txn, envelope, deliveries, summary, now, trace_id, message_id))
 
 
 def _story(
     txn: Cursor,
     envelope: Envelope,
-    account_ids: Sequence[int],
+    deliveries: Mapping[int, Address],
     summary: Summary,
     now: float,
     trace_id: str,
@@ -214,7 +222,7 @@ def _story(
             recipient_count=len(envelope.recipients),
         )
     ]
-    for recipient, account_id in zip(envelope.recipients, account_ids, strict=True):
+    for account_id, recipient in deliveries.items():
         mailbox = accounts.address_of(txn, account_id)
         happened.append(Delivered(mailbox, "" if str(recipient) == mailbox else str(recipient)))
     return (events.Entry(now, event, origin.session, origin.peer, trace_id, message_id) for event in happened)

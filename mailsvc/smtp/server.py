@@ -12,33 +12,42 @@ when the reply is known.
 
 from __future__ import annotations
 
+import base64
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
-from twisted.cred.error import UnauthorizedLogin
-from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailsvc import maillog
-from mailsvc.accounts.login import Login
-from mailsvc.accounts.realm import Account, IAccount
-from mailsvc.errors import MailsvcError, TemporaryFailure
-from mailsvc.mail.address import Address
+from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.channel import TLSFacts
-from mailsvc.mail.envelope import Envelope, Origin
+from mailsvc.mail.envelope import Origin
 from mailsvc.mail.reply import Reply, reply
-from mailsvc.smtp import sasl
-from mailsvc.smtp.commands import CommandError, Mail, parse_command, parse_helo, parse_mail, parse_rcpt
+from mailsvc.smtp.commands import CommandError, parse_command, parse_helo, parse_mail, parse_rcpt
+from mailsvc.smtp.defaults import AnySender, LogJournal, OpenGate
 from mailsvc.smtp.intake import NO_SPACE, BodyLimits, Intake, Reception
+from mailsvc.smtp.login import IMPOSSIBLE, UNKNOWN_MECHANISM, LoginDialogue, begin_login
 from mailsvc.smtp.modes import Mode
-from mailsvc.smtp.recipients import ACCEPTED, judgement
+from mailsvc.smtp.recipients import ACCEPTED
+from mailsvc.smtp.seams import (
+    Authenticator,
+    Challenge,
+    Client,
+    Directory,
+    Gate,
+    Guard,
+    Journal,
+    LoggedIn,
+    LoginFailed,
+    Senders,
+)
 from mailsvc.smtp.session import (
+    MUST_STARTTLS,
     Session,
     after_greeting,
     after_login,
@@ -50,7 +59,8 @@ from mailsvc.smtp.session import (
     refusal,
 )
 from mailsvc.smtp.trace import peer_literal, protocol_keyword
-from mailsvc.tls.server import tls_facts
+from mailsvc.smtp.transaction import Finisher, Transaction
+from mailsvc.tls.server import keying_material, tls_facts
 from mailsvc.wire.conversation import Conversation, Patience
 from mailsvc.wire.lines import BareLineFeed, BodyEnd, BodyPiece, Event, Line, LineTooLong
 from mailsvc.wire.sessions import Sessions, peer_name
@@ -66,16 +76,11 @@ _HELP = reply(214, "2.0.0", "EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP QU
 _LINE_TOO_LONG = reply(500, "5.5.6", "Line too long")
 _BARE_LINE_FEED = reply(500, "5.5.2", "A line ends with CRLF, not with LF alone")
 _LOGGED_IN = reply(235, "2.7.0", "Authentication succeeded")
-_LOGIN_REFUSED = reply(535, "5.7.8", "Authentication credentials invalid")
-_LOGIN_IMPOSSIBLE = reply(454, "4.7.0", "Temporary authentication failure")
-_LOGIN_ABORTED = reply(501, "5.7.0", "Authentication cancelled")
-_UNKNOWN_MECHANISM = reply(504, "5.5.4", "Authentication mechanism not offered")
-_ACT_AS_OTHER = reply(535, "5.7.8", "Acting as another identity is not permitted")
 _TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
 
 
-Answer = Reply | Awaitable[Reply] | None
+Answer = Reply | Awaitable[Reply | None] | None
 """What a handler gives: its reply, the promise of one, or None when it has written what was to be said."""
 
 
@@ -96,6 +101,18 @@ class Rules:
     errors: int = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    """Who decides what the server does not: see `mailsvc.smtp.seams`."""
+
+    intake: Intake
+    directory: Directory
+    authenticator: Authenticator
+    gate: Gate = field(default_factory=OpenGate)
+    senders: Senders = field(default_factory=AnySender)
+    journal: Journal = field(default_factory=LogJournal)
+
+
 @implementer(IHandshakeListener)
 class SMTPServer(smtp.ESMTP):
     """One client's session on one of the listeners."""
@@ -103,30 +120,40 @@ class SMTPServer(smtp.ESMTP):
     factory: SMTPFactory
 
     def __init__(
-        self,
-        rules: Rules,
-        intake: Intake,
-        portal: Portal,
-        tls: IOpenSSLServerConnectionCreator,
-        clock: IReactorTime,
+        self, rules: Rules, helpers: Helpers, tls: IOpenSSLServerConnectionCreator, clock: IReactorTime
     ) -> None:
         smtp.ESMTP.__init__(self)
         self.host = rules.hostname.encode("ascii")
         self.conversation = Conversation(self, clock, rules.patience, rules.command_line)
         self._rules = rules
-        self._intake = intake
-        self._portal = portal
+        self._helpers = helpers
+        self._journal = helpers.journal
+        self._finisher = Finisher(helpers.intake, helpers.senders, helpers.journal)
         self._tls = tls
+        self._number = secrets.randbits(63)
         self._session = Session(rules.mode)
         self._facts: TLSFacts | None = None
         self._peer = "unknown"
+        self._guard: Guard | None = None
         self._errors = 0
-        self._exchange: sasl.Exchange | None = None
-        self._mail: Mail | None = None
-        self._recipients: dict[Address, int] = {}
-        self._reception: Reception | None = None
-        self._login: Deferred[Any] | None = None
+        self._login: LoginDialogue | None = None
+        self._transaction: Transaction | None = None
+        self._held = 0
         self._stopping = False
+
+    @property
+    def client(self) -> Client:
+        """All that is known of the other end now."""
+        session = self._session
+        return Client(
+            self._number,
+            self._rules.mode.name,
+            self._peer,
+            session.helo,
+            self._facts,
+            session.login,
+            session.account,
+        )
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
 
@@ -134,21 +161,30 @@ class SMTPServer(smtp.ESMTP):
         """Greet, or let the handshake come first; the stock class would start a timer of its own."""
         assert self.transport is not None
         self._peer = peer_name(self.transport.getPeer())
-        maillog.connected(self._rules.mode.name, self._peer)
         self.conversation.connected(self.transport, handshake=self._rules.mode.implicit_tls)
+        admitted = self._helpers.gate.admit(self.client)
+        if isinstance(admitted, Reply):
+            self._journal.turned_away(self.client, str(admitted))
+            if self._rules.mode.implicit_tls:
+                # To say it would cost a handshake, which is what must be spared now.
+                self.conversation.abort()
+            else:
+                self.conversation.close(admitted.encode())
+            return
+        self._guard = admitted
+        self._journal.connected(self.client)
         if not self._rules.mode.implicit_tls:
-            self._greet()
+            self.conversation.run(self._greet(admitted))
 
     def handshakeCompleted(self) -> None:
         """TLS stands, by STARTTLS or from the first octet."""
         self._facts = tls_facts(self.transport)
-        if self._facts is not None:
-            maillog.secured(self._rules.mode.name, self._peer, self._facts)
+        self._journal.secured(self.client)
         self._forget_transaction()
         self._session = after_starttls(self._session)
         self.conversation.handshake_completed()
-        if self._rules.mode.implicit_tls:
-            self._greet()
+        if self._rules.mode.implicit_tls and self._guard is not None:
+            self.conversation.run(self._greet(self._guard))
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the client."""
@@ -156,20 +192,35 @@ class SMTPServer(smtp.ESMTP):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone, with it a message that has not come to its end."""
-        maillog.disconnected(self._rules.mode.name, self._peer, reason.getErrorMessage())
+        if self._guard is not None:
+            self._journal.disconnected(self.client, reason.getErrorMessage())
         self.conversation.connection_lost()
         if self._login is not None:
             # Nobody waits for the answer any more: give the place in the line to somebody else.
             self._login.cancel()
         # A message whose end has come is being stored: its handler has it, and discards it when it is done.
         self._forget_transaction()
+        if self._guard is not None:
+            self._guard.ended(self.client)
         self.factory.sessions.ended(self)
 
     def greeting(self) -> bytes:
         """The text of the 220; like the stock class's, and without a version."""
         return f"{self._rules.hostname} ESMTP".encode("ascii")
 
-    def _greet(self) -> None:
+    def exporter(self, label: bytes, length: int) -> bytes | None:
+        """See `mailsvc.smtp.seams.Channel`."""
+        return keying_material(self.transport, label, length) if self._session.secured else None
+
+    async def _greet(self, guard: Guard) -> None:
+        refused = await guard.greeting(self.client)
+        early = self.conversation.reader.pending
+        if refused is None and early and not self._rules.mode.implicit_tls:
+            refused = guard.spoke_early(self.client, early)
+        if refused is not None:
+            self._journal.refused(self.client, "connection", str(refused))
+            self.conversation.close(refused.encode())
+            return
         self.conversation.write(reply(220, "", self.greeting().decode("ascii")).encode())
 
     # -- the conversation's side ----------------------------------------------------------------------------------
@@ -178,39 +229,33 @@ class SMTPServer(smtp.ESMTP):
         """One line, one piece of a body, or its end."""
         match event:
             case BodyPiece(data):
-                assert self._reception is not None
-                self._reception.take(data)
+                self._take(data)
                 return None
             case Line(data):
-                outcome = self._exchange_line(data) if self._exchange is not None else self._command(data)
+                return self._login_line(self._login, data) if self._login is not None else self._command(data)
             case BodyEnd():
-                outcome = self._message_ended()
+                return self._message_ended()
             case LineTooLong():
-                self._end_exchange()
-                outcome = _LINE_TOO_LONG
+                self._end_login()
+                self._answer(_LINE_TOO_LONG)
             case BareLineFeed():
-                self._end_exchange()
-                outcome = _BARE_LINE_FEED
-        if outcome is None:
-            return None
-        if isinstance(outcome, Reply):
-            self._answer(outcome)
-            return None
-        return self._answer_later(outcome)
+                self._end_login()
+                self._answer(_BARE_LINE_FEED)
+        return None
 
     def handler_failed(self, failure: Failure) -> None:
         """Our own mistake: say 451, keep the session, and log it."""
-        maillog.defect(self._rules.mode.name, self._peer, failure)
-        self._end_exchange()
-        if self._reception is not None:
-            self._reception.fail()
+        self._journal.defect(self.client, failure.value or RuntimeError("unknown"))
+        self._end_login()
+        if self._receiving is not None:
+            self._receiving.fail()
         else:
             self._forget_transaction()
             self._answer(_TROUBLE)
 
     def patience_ended(self, waiting_for: str) -> bytes:
         """The last words to a client that let us wait."""
-        maillog.refused(self._rules.mode.name, self._peer, "session", f"timed out waiting for {waiting_for}")
+        self._journal.refused(self.client, "session", f"timed out waiting for {waiting_for}")
         return reply(421, "4.4.2", f"{self._rules.hostname} waited too long for {waiting_for}; closing").encode()
 
     def shut_down(self) -> None:
@@ -226,38 +271,52 @@ class SMTPServer(smtp.ESMTP):
     def _say_goodbye(self) -> None:
         self.conversation.close(reply(421, "4.3.2", f"{self._rules.hostname} is shutting down").encode())
 
-    async def _answer_later(self, outcome: Awaitable[Reply]) -> None:
-        self._answer(await outcome)
-
-    def _answer(self, answer: Reply) -> None:
+    def _answer(self, answer: Reply, verb: str = "") -> None:
         """Every command ends here, with one reply in one write."""
-        if answer.is_error:
+        last = self._guard.answered(self.client, verb, answer) if self._guard is not None else None
+        # A 4xx is not the client's fault: 452 for one recipient after the other must not end in 421, or a message
+        # with many recipients would never get through (RFC 5321 section 4.5.3.1.10).
+        if answer.code >= 500:
             self._errors += 1
-            if self._errors >= self._rules.errors and not answer.closes:
-                maillog.refused(self._rules.mode.name, self._peer, "session", "too many errors")
-                self.conversation.write(answer.encode())
-                answer = reply(421, "4.7.0", f"{self._rules.hostname}: too many errors; closing", closes=True)
+            if self._errors >= self._rules.errors:
+                last = last or reply(421, "4.7.0", f"{self._rules.hostname}: too many errors; closing")
         if answer.closes:
             self.conversation.close(answer.encode())
             return
+        if last is not None:
+            self._journal.refused(self.client, "session", str(last))
+            self.conversation.close(answer.encode() + last.encode())
+            return
         self.conversation.write(answer.encode())
-        if self._stopping and self._reception is None:
+        if self._stopping and self._receiving is None:
             self._say_goodbye()
 
     # -- commands -------------------------------------------------------------------------------------------------
 
-    def _command(self, line: bytes) -> Answer:
+    async def _command(self, line: bytes) -> None:
+        verb = ""
         try:
             verb, argument = parse_command(line)
-            refused = refusal(verb, argument, self._session)
-            if refused is not None:
-                return refused
-            return self.lookupMethod(verb)(argument)
+            answer = await self._permitted(verb, argument)
         except CommandError as error:
-            if self._session.mode.requires_tls and not self._session.secured:
-                # Before TLS a line that cannot be read is "everything else" too.
-                return refusal("", "", self._session) or error.reply
-            return error.reply
+            # Before TLS a line that cannot be read is "everything else" too.
+            unreadable = not verb and self._session.mode.requires_tls and not self._session.secured
+            answer = MUST_STARTTLS if unreadable else error.reply
+        if answer is not None:
+            self._answer(answer, verb)
+
+    async def _permitted(self, verb: str, argument: str) -> Reply | None:
+        refused = refusal(verb, argument, self._session)
+        if refused is None and self._guard is not None:
+            refused = await self._guard.command(self.client, verb, argument)
+            if self.conversation.lost:
+                return None
+            if refused is not None:
+                self._journal.refused(self.client, verb, str(refused))
+        if refused is not None:
+            return refused
+        answer = self.lookupMethod(verb)(argument)
+        return answer if answer is None or isinstance(answer, Reply) else await answer
 
     def lookupMethod(self, command: str) -> Callable[[str], Answer]:
         """The handler of a verb of the session table: ``do_VERB`` or ``ext_VERB``, as in the stock class."""
@@ -269,7 +328,8 @@ class SMTPServer(smtp.ESMTP):
         name = parse_helo(argument)
         self._forget_transaction()
         self._session = after_greeting(self._session, name, esmtp=True)
-        offered = extensions(self._session, self._rules.body.message_size, tuple(sasl.MECHANISMS))
+        mechanisms = self._helpers.authenticator.mechanisms(self.client)
+        offered = extensions(self._session, self._rules.body.message_size, mechanisms)
         return reply(250, "", f"{self._rules.hostname} greets {peer_literal(self._peer)}", *offered)
 
     def do_HELO(self, argument: str) -> Reply:
@@ -283,67 +343,43 @@ class SMTPServer(smtp.ESMTP):
         """RFC 3207.  The 220 is written by the conversation, because nothing may stand behind it."""
         pending = self.conversation.reader.pending
         if not self.conversation.start_tls(_READY_FOR_TLS.encode(), _INJECTED.encode(), self._tls):
-            maillog.injection(self._rules.mode.name, self._peer, pending)
+            self._journal.injection(self.client, pending)
 
     def ext_AUTH(self, argument: str) -> Answer:
         """RFC 4954 section 4."""
-        name, _, initial = argument.partition(" ")
-        if name.upper() not in sasl.MECHANISMS:
-            return _UNKNOWN_MECHANISM
-        self._exchange = sasl.Exchange(name.upper())
-        try:
-            step = self._exchange.begin(sasl.decode_initial(initial.strip().encode("ascii")) if initial else None)
-        except sasl.MalformedResponse as error:
-            return self._malformed(error)
-        return self._exchange_step(step)
+        login = begin_login(argument, self._helpers.authenticator, self.client, self)
+        if login is None:
+            return UNKNOWN_MECHANISM
+        self._login = login
+        return self._login_step(login, login.begin(argument))
 
-    def _exchange_line(self, line: bytes) -> Answer:
-        assert self._exchange is not None
-        if line == b"*":
-            self._end_exchange()
-            return _LOGIN_ABORTED
-        try:
-            return self._exchange_step(self._exchange.step(sasl.decode(line)))
-        except sasl.MalformedResponse as error:
-            return self._malformed(error)
+    async def _login_line(self, login: LoginDialogue, line: bytes) -> None:
+        self._answer(await self._login_step(login, login.line(line)), "AUTH")
 
-    def _exchange_step(self, step: sasl.Challenge | sasl.Credentials) -> Answer:
-        if isinstance(step, sasl.Challenge):
+    async def _login_step(self, login: LoginDialogue, step: Awaitable[Challenge | LoggedIn | LoginFailed]) -> Reply:
+        try:
+            outcome = await step
+        except TemporaryFailure as error:
+            self._end_login()
+            self._journal.unavailable(self.client, "login", error)
+            return IMPOSSIBLE
+        if isinstance(outcome, Challenge):
             # A response may be longer than a command (RFC 4954 section 4: 12288 octets).
             self.conversation.reader.line_limit = self._rules.auth_line
-            return reply(334, "", sasl.encode(step.data).decode("ascii"))
-        self._end_exchange()
-        return self._log_in(step)
-
-    def _malformed(self, error: sasl.MalformedResponse) -> Reply:
-        self._end_exchange()
-        return reply(501, "5.5.2", f"Authentication failed: {error}")
-
-    def _end_exchange(self) -> None:
-        self._exchange = None
-        self.conversation.reader.line_limit = self._rules.command_line
-
-    async def _log_in(self, credentials: sasl.Credentials) -> Reply:
-        login = Login(credentials.username, credentials.password, self._peer, "smtp")
-        listener = self._rules.mode.name
-        try:
-            self._login = self._portal.login(login, None, IAccount)
-            _, avatar, log_out = await self._login
-        except UnauthorizedLogin:
-            maillog.login_failed(listener, self._peer, credentials.username.decode("utf-8", "replace"))
-            return _LOGIN_REFUSED
-        except TemporaryFailure as error:
-            maillog.unavailable(listener, self._peer, "login", error)
-            return _LOGIN_IMPOSSIBLE
-        log_out()
-        account = cast(Account, avatar)
-        if credentials.authzid not in (b"", credentials.username):
-            return _ACT_AS_OTHER
-        self._session = after_login(self._session, account.address)
-        maillog.logged_in(listener, self._peer, str(account.address))
+            return reply(334, "", base64.b64encode(outcome.data).decode("ascii"))
+        self._end_login()
+        if isinstance(outcome, LoginFailed):
+            self._journal.login_failed(self.client, login.mechanism, outcome)
+            return outcome.answer
+        self._session = after_login(self._session, outcome.login, outcome.account)
+        self._journal.logged_in(self.client, login.mechanism)
         return _LOGGED_IN
 
-    def do_MAIL(self, argument: str) -> Reply:
+    def _end_login(self) -> None:
+        self._login = None
+        self.conversation.reader.line_limit = self._rules.command_line
+
+    async def do_MAIL(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.2."""
         mail = parse_mail(
             argument,
@@ -351,78 +387,88 @@ class SMTPServer(smtp.ESMTP):
             size_limit=self._rules.body.message_size,
             auth_offered=self._rules.mode.offers_auth,
         )
-        no_room = self._intake.refusal_for_size(mail.size or 0)
-        if no_room is not None:
-            return no_room
-        self._mail = mail
-        self._recipients = {}
+        refused = self._helpers.intake.refusal_for_size(mail.size or 0)
+        if refused is None and self._session.login is not None:
+            try:
+                refused = await self._helpers.senders.at_mail(self.client, mail.reverse_path)
+            except TemporaryFailure as error:
+                self._journal.unavailable(self.client, "checking the sender", error)
+                return _TROUBLE
+        if refused is not None:
+            self._journal.refused(self.client, "MAIL", str(refused))
+            return refused
+        self._transaction = Transaction(mail)
         self._session = after_mail(self._session)
         return _SENDER_OK
 
-    def do_RCPT(self, argument: str) -> Answer:
+    async def do_RCPT(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.3."""
+        transaction = self._transaction
+        assert transaction is not None
         address = parse_rcpt(argument, hostname=self._rules.hostname)
-        if len(self._recipients) >= self._rules.recipients and address not in self._recipients:
+        if len(transaction.recipients) >= self._rules.recipients and address not in transaction.recipients:
             return _TOO_MANY_RECIPIENTS
-        return self._judge_recipient(address)
-
-    async def _judge_recipient(self, address: Address) -> Reply:
-        try:
-            facts = await self._intake.recipient(address)
-        except TemporaryFailure as error:
-            maillog.unavailable(self._rules.mode.name, self._peer, "recipient lookup", error)
-            return _TROUBLE
-        answer = judgement(facts, authenticated=self._session.login is not None)
-        if answer is ACCEPTED and facts.account is not None:
-            self._recipients[address] = facts.account
-            self._session = after_rcpt(self._session)
-        else:
-            maillog.refused(self._rules.mode.name, self._peer, f"recipient <{address}>", str(answer))
-        return answer
+        refused = None if self._guard is None else await self._guard.recipient(self.client, address)
+        if refused is None:
+            try:
+                destination = await self._helpers.directory.resolve(address, self.client)
+            except TemporaryFailure as error:
+                self._journal.unavailable(self.client, "recipient lookup", error)
+                return _TROUBLE
+            refused = destination.refusal
+        if refused is not None:
+            sender = transaction.mail.reverse_path
+            self._journal.recipient_refused(self.client, str(sender or ""), address, refused)
+            return refused
+        transaction.recipients[address] = destination
+        self._session = after_rcpt(self._session)
+        return ACCEPTED
 
     def do_DATA(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.4."""
+        assert self._transaction is not None
         try:
-            self._reception = Reception(self._rules.body)
+            self._transaction.reception = Reception(self._rules.body)
         except OSError as error:
-            maillog.unavailable(self._rules.mode.name, self._peer, "taking a message", error)
+            self._journal.unavailable(self.client, "taking a message", error)
             return NO_SPACE
         self.conversation.reader.read_dotted_body()
         self.conversation.await_body()
         return _GO_AHEAD
 
-    async def _message_ended(self) -> Reply:
-        reception, mail, recipients = self._reception, self._mail, self._recipients
-        assert reception is not None and mail is not None
-        # From here on the message is this handler's, also when the connection goes away meanwhile.
-        self._reception = None
-        self.conversation.body_ended()
-        try:
-            return await self._store(reception, mail, recipients)
-        finally:
-            reception.discard()
-            self._forget_transaction()
+    @property
+    def _receiving(self) -> Reception | None:
+        return None if self._transaction is None else self._transaction.reception
 
-    async def _store(self, reception: Reception, mail: Mail, recipients: dict[Address, int]) -> Reply:
-        refused = reception.verdict()
-        if refused is not None:
-            maillog.refused(self._rules.mode.name, self._peer, "message", str(refused))
-            return refused
-        envelope = Envelope(mail.reverse_path, tuple(recipients), self._origin(), mail.body_8bit)
+    def _take(self, piece: bytes) -> None:
+        reception = self._receiving
+        assert reception is not None
+        reception.take(piece)
+        self._hold(reception)
+
+    def _hold(self, reception: Reception) -> None:
+        if self._guard is not None and reception.in_memory != self._held:
+            self._held = reception.in_memory
+            refused = self._guard.hold(self.client, self._held)
+            if refused is not None:
+                reception.fail(refused)
+
+    async def _message_ended(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        # From here on the message is this handler's, also when the connection goes away meanwhile.
+        self.conversation.body_ended()
+        client = self.client
         try:
-            trace_id = await self._intake.accept(envelope, tuple(recipients.values()), reception)
-        except MailsvcError as error:
-            # Also an account that was removed since RCPT: when the client tries again, RCPT will tell.
-            maillog.unavailable(self._rules.mode.name, self._peer, "storing a message", error)
-            return _TROUBLE
-        maillog.accepted(
-            trace_id, self._peer, envelope.sender, [str(recipient) for recipient in recipients], reception.scanner.size
-        )
-        return reply(250, "2.0.0", f"Ok: stored as {trace_id}")
+            answer = await self._finisher.outcome(transaction, client, self._origin())
+        finally:
+            transaction.discard()
+            self._forget_transaction()
+        self._answer(answer, ".")
 
     def _origin(self) -> Origin:
         session = self._session
-        return Origin(self._peer, session.helo, protocol_keyword(session), self._facts, session.login)
+        return Origin(self._peer, session.helo, protocol_keyword(session), self._facts, session.login, self._number)
 
     def do_RSET(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.5."""
@@ -446,12 +492,14 @@ class SMTPServer(smtp.ESMTP):
         return reply(221, "2.0.0", f"{self._rules.hostname} closing connection", closes=True)
 
     def _forget_transaction(self) -> None:
-        if self._reception is not None:
-            self._reception.discard()
-            self._reception = None
+        if self._receiving is not None:
             self.conversation.body_ended()
-        self._mail = None
-        self._recipients = {}
+        if self._transaction is not None:
+            self._transaction.discard()
+            self._transaction = None
+        if self._held and self._guard is not None:
+            self._held = 0
+            self._guard.hold(self.client, 0)
         self._session = after_transaction(self._session)
 
 
@@ -478,25 +526,23 @@ class SMTPFactory(smtp.SMTPFactory):
     def __init__(
         self,
         rules: Rules,
-        intake: Intake,
-        portal: Portal,
+        helpers: Helpers,
         tls: IOpenSSLServerConnectionCreator,
         clock: IReactorTime,
         sessions: Sessions,
     ) -> None:
-        smtp.SMTPFactory.__init__(self, portal)
-        self._portal = portal
+        smtp.SMTPFactory.__init__(self)
         self.sessions = sessions
         self._rules = rules
-        self._intake = intake
+        self._helpers = helpers
         self._tls = tls
         self._clock = clock
 
     def buildProtocol(self, addr: IAddress | None) -> SMTPServer | _Refuser | None:  # type: ignore[override]
         """A session for a new connection; one line of refusal when there are too many."""
-        session = SMTPServer(self._rules, self._intake, self._portal, self._tls, self._clock)
+        session = SMTPServer(self._rules, self._helpers, self._tls, self._clock)
         if not self.sessions.admit(session):
-            maillog.refused_connection(self._rules.mode.name, peer_name(addr), "too many connections")
+            self._helpers.journal.turned_away(Client(0, self._rules.mode.name, peer_name(addr)), "too many connections")
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
             return None if self._rules.mode.implicit_tls else _Refuser()
         session.factory = self

@@ -37,6 +37,7 @@ class Session:
     helo: str = ""
     esmtp: bool = False
     login: Address | None = None
+    account: int | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -126,9 +127,9 @@ def after_starttls(session: Session) -> Session:
     return Session(session.mode, secured=True)
 
 
-def after_login(session: Session, login: Address) -> Session:
-    """AUTH succeeded."""
-    return replace(session, login=login)
+def after_login(session: Session, login: Address, account: int) -> Session:
+    """AUTH succeeded; ``account`` is the row id of the account."""
+    return replace(session, login=login, account=account)
 
 
 def after_mail(session: Session) -> Session:

@@ -100,6 +100,16 @@ def tls_facts(transport: object) -> TLSFacts | None:
     return TLSFacts(handle.get_protocol_version_name(), cipher, bits, handle.get_group_name(), _server_name(handle))
 
 
+def keying_material(transport: object, label: bytes, length: int) -> bytes | None:
+    """Keying material that both ends of the TLS session under ``transport`` can derive (RFC 5705); None without TLS."""
+    get_handle = getattr(transport, "getHandle", None)
+    connection = get_handle() if get_handle is not None else None
+    if not isinstance(connection, SSL.Connection):
+        return None
+    # RFC 9266 section 2 wants an empty context, which is not the same as none before TLS 1.3.
+    return connection.export_keying_material(label, length, b"")
+
+
 def _make_live(table: CredentialTable) -> _Live:
     contexts: dict[int, SSL.Context] = {}
     live = _Live(table, _make_context(table.default), contexts)

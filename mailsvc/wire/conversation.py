@@ -168,6 +168,10 @@ class Conversation:
         if not self.lost and not self.closing:
             self._transport.write(data)
 
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that no event asked for (a greeting that takes its time); no event is taken meanwhile."""
+        self._begin(work)
+
     async def drained(self) -> None:
         """Wait until the client has read enough that writing more is fair.
 
@@ -271,9 +275,12 @@ class Conversation:
             self._handler.handler_failed(Failure())
             return
         if work is not None:
-            self._busy = True
-            self._stop_timer()
-            Deferred.fromCoroutine(work).addErrback(self._failed).addCallback(self._done)
+            self._begin(work)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._busy = True
+        self._stop_timer()
+        Deferred.fromCoroutine(work).addErrback(self._failed).addCallback(self._done)
 
     def _failed(self, failure: Failure) -> None:
         if self.lost and failure.check(ConnectionLost, CancelledError):
