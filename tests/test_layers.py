@@ -37,7 +37,7 @@ LEVELS: dict[int, str] = {
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.credentials mailsvc.storage.senders
-        mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
+        mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules
         """,
     3: """
@@ -47,11 +47,13 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.database
         mailsvc.tls.server mailsvc.tls.sources
         mailsvc.wire.conversation mailsvc.wire.sessions
-        mailsvc.directory.lookup mailsvc.directory.running
-        mailsvc.maillog mailsvc.journal mailsvc.surroundings mailsvc.hints
+        mailsvc.directory.running
+        mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,
     4: """
-        mailsvc.smtp.defaults mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server mailsvc.smtp.transaction
+        mailsvc.directory.lookup
+        mailsvc.smtp.defaults mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server
+        mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
         """,
     5: "mailsvc.service",
