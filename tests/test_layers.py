@@ -32,7 +32,8 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
-        mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.quota mailsvc.directory.program
+        mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.loops mailsvc.directory.quota
+        mailsvc.directory.program
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate

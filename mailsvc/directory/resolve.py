@@ -120,6 +120,16 @@ def _refusal(walk: _Walk, *, is_local: bool, is_reserved: bool, programs: bool) 
     return next((reason for reason in _WEIGHT if reason in walk.reasons), _UNKNOWN)
 
 
+def following(address: Address, tables: Tables, *, alias: str = "") -> tuple[str, tuple[Address, ...]]:
+    """One step of the walk: what is opened at ``address`` ("" when it leads no further), and to which addresses.
+
+    ``alias`` is what was opened before.  For whoever looks for loops before they are defined.
+    """
+    walk = _Walk(tables)
+    asks = walk.look(Ask(address, alias), 1)
+    return walk.opened, tuple(ask.address for ask in asks)
+
+
 def _insist(walk: _Walk, address: Address, tables: Tables, programs: bool) -> None:
     """Find somebody who gets the mail of a reserved name; there is nobody only when there is no account at all."""
     for substitute, words in _substitutes(address.domain, tables):
@@ -153,7 +163,7 @@ def _substitutes(domain: str, tables: Tables) -> Iterator[tuple[Address, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class Ask:
     """An address to look at, and the key of the alias that named it ("" for none)."""
 
     address: Address
@@ -182,12 +192,17 @@ class _Walk:
         self.reasons: set[Reply] = set()
         self.too_far = False
 
+    @property
+    def opened(self) -> str:
+        """What was opened, when that is one thing at most."""
+        return next(iter(self._opened), "")
+
     def run(self, start: Address) -> None:
         """Follow everything that ``start`` leads to."""
-        level = [_Ask(start)]
+        level = [Ask(start)]
         depth = 0
         while level:
-            level = [further for ask in level for further in self._look(ask, depth)]
+            level = [further for ask in level for further in self.look(ask, depth)]
             depth += 1
             self._seen += len(level)
             if level and (depth > DEPTH or self._seen > REACH):
@@ -200,12 +215,13 @@ class _Walk:
         """Remember a step."""
         self.steps.append(Step(str(address), depth, text))
 
-    def _fail(self, reason: Reply, address: Address, depth: int, text: str) -> list[_Ask]:
+    def _fail(self, reason: Reply, address: Address, depth: int, text: str) -> list[Ask]:
         self.reasons.add(reason)
         self.note(address, depth, text)
         return []
 
-    def _look(self, ask: _Ask, depth: int) -> list[_Ask]:
+    def look(self, ask: Ask, depth: int) -> list[Ask]:
+        """What one address leads to."""
         address = ask.address
         rules = self._tables.domain(address.domain)
         if rules is None:
@@ -221,13 +237,13 @@ class _Walk:
         if _is_reserved(address) and depth > 0:
             for substitute, words in _substitutes(address.domain, self._tables):
                 self.note(address, depth, f"must always be deliverable: {words}, {substitute}")
-                return self._once(f"reserved {address.key}", _Ask(substitute), address, depth)
+                return self._once(f"reserved {address.key}", Ask(substitute), address, depth)
         elif rules.catch_all is not None and not _is_reserved(address):
             self.note(address, depth, f"nobody has this name; the catch-all of {rules.name} is {rules.catch_all}")
-            return self._once(f"catch-all {rules.name}", _Ask(rules.catch_all), address, depth)
+            return self._once(f"catch-all {rules.name}", Ask(rules.catch_all), address, depth)
         return self._fail(_UNKNOWN, address, depth, "nobody has this name")
 
-    def _follow(self, ask: _Ask, match: _Match, depth: int) -> list[_Ask]:
+    def _follow(self, ask: Ask, match: _Match, depth: int) -> list[Ask]:
         address = ask.address
         if match.words:
             self.note(address, depth, match.words)
@@ -240,7 +256,7 @@ class _Walk:
             self.note(address, depth, f"is an alias that leads to {', '.join(map(str, targets))}")
             self.programs.update(target for target in targets if isinstance(target, Program))
             self._seen += sum(isinstance(target, Program) for target in targets)
-            return [_Ask(target, match.key) for target in targets if isinstance(target, Address)]
+            return [Ask(target, match.key) for target in targets if isinstance(target, Address)]
         mailbox = self._tables.mailbox(match.key)
         if mailbox is None:
             return self._fail(_LOOP, address, depth, "is an alias that leads to itself, and no account has this name")
@@ -251,7 +267,7 @@ class _Walk:
         self.note(address, depth, f"is the account {mailbox.address}{again}")
         return []
 
-    def _once(self, what: str, ask: _Ask, address: Address, depth: int) -> list[_Ask]:
+    def _once(self, what: str, ask: Ask, address: Address, depth: int) -> list[Ask]:
         if what in self._opened:
             return self._fail(_UNKNOWN, address, depth, "was followed already")
         self._opened.add(what)
