@@ -294,6 +294,12 @@ class ConnectionJournal:
         maillog.secured(self.listener, self.peer, tls)
         self._note(Secured(tls.version, tls.cipher, tls.server_name or ""))
 
+    def handshake_failed(self, why: str) -> None:
+        """A TLS handshake was begun and came to nothing."""
+        self._handshaking = False
+        maillog.refused(self.listener, self.peer, "TLS handshake", why)
+        self._note(HandshakeFailed(why))
+
     def injected(self, octets: int) -> None:
         """Something stood behind STARTTLS in clear."""
         maillog.injection(self.listener, self.peer, octets)
@@ -351,10 +357,9 @@ class ConnectionJournal:
 
     def disconnected(self, why: str) -> None:
         """The connection is gone."""
-        maillog.disconnected(self.listener, self.peer, why)
         if self._handshaking:
-            self._handshaking = False
-            self._note(HandshakeFailed(why))
+            self.handshake_failed(why)
+        maillog.disconnected(self.listener, self.peer, why)
         self._note(Disconnected(round(self._journal.clock.seconds() - self._began, 3), why))
 
     def _note(self, event: Event) -> None:

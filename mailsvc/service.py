@@ -32,6 +32,7 @@ from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.config import Configuration
 from mailsvc.errors import StartRefused
 from mailsvc.hints import first_steps
+from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
@@ -95,7 +96,9 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     intake = Intake(database, reactor, configuration.hostname)
     helpers = Helpers(intake, AccountDirectory(database), PasswordAuthenticator(portal))
     maildrops = Maildrops(database)
-    service = MailService(configuration, reactor, database, checker, sessions)
+    kept = configuration.events
+    journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
+    service = MailService(configuration, reactor, database, checker, sessions, journal)
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
@@ -103,7 +106,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
 
     def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
         rules = _pop3_rules(configuration, name, implicit_tls)
-        return POP3Factory(rules, maildrops, portal, tls, reactor, sessions)
+        return POP3Factory(rules, maildrops, portal, tls, reactor, sessions, journal)
 
     listen = configuration.listen
     service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
@@ -194,6 +197,7 @@ class MailService(MultiService):
         database: Database,
         checker: PasswordChecker,
         sessions: Sessions,
+        journal: Journal,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -202,6 +206,7 @@ class MailService(MultiService):
         self._reactor = reactor
         self._checker = checker
         self._sessions = sessions
+        self._journal = journal
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
         """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
@@ -226,6 +231,7 @@ class MailService(MultiService):
             raise
         super().startService()
         self._checker.start()
+        self._journal.start()
         self._reactor.callWhenRunning(self._announce)
 
     def stopService(self) -> Deferred[None]:
@@ -242,6 +248,8 @@ class MailService(MultiService):
         if deadline.active():
             deadline.cancel()
         await logins_ended
+        # What the last sessions did is told too.
+        await self._journal.stop()
         await self.database.close()
         await super().stopService()
 

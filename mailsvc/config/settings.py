@@ -147,6 +147,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """What `mailsvc why` can tell of."""
+
+    keep_days: int = _setting(30, Whole("days", 1, 36500), "Events that are older are removed.")
+    keep_rows: int = _setting(
+        500_000, Whole("events", 1000, 10**9), "The most events that are kept, the newest; some 400 octets each."
+    )
+    buffer: int = _setting(
+        10_000, Whole("events", 100, 10**6), "Events that may wait to be written; more are only counted."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
 
@@ -180,6 +193,7 @@ class Configuration:
     timeouts: Timeouts = field(default_factory=Timeouts)
     accounts: Accounts = field(default_factory=Accounts)
     limits: Limits = field(default_factory=Limits)
+    events: Events = field(default_factory=Events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +228,14 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits]] = {
+SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Events]] = {
     "listen": Listen,
     "smtp": Smtp,
     "pop3": Pop3,
     "timeouts": Timeouts,
     "accounts": Accounts,
     "limits": Limits,
+    "events": Events,
 }
 
 

@@ -87,6 +87,11 @@ class Maildrop(Generic[ItemT]):
         self._deleted.clear()
 
     @property
+    def marked(self) -> list[ItemT]:
+        """The marked messages, in their order."""
+        return [self.item(number) for number in sorted(self._deleted)]
+
+    @property
     def to_delete(self) -> list[int]:
         """The uids of the marked messages."""
         return sorted(self.item(number).uid for number in self._deleted)

@@ -11,7 +11,7 @@ the client has gone, deletes that are being committed when the client goes.  So 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,10 +24,11 @@ from twisted.mail import pop3
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailsvc import maillog
 from mailsvc.accounts.login import Login
 from mailsvc.accounts.realm import Account, IAccount
 from mailsvc.errors import TemporaryFailure
+from mailsvc.journal import ConnectionJournal, Journal
+from mailsvc.mail.event import LIST_LIMIT
 from mailsvc.pop3.mailbox import MaildropInUse, Maildrops, OpenMaildrop
 from mailsvc.pop3.maildrop import Maildrop, NoSuchMessage
 from mailsvc.pop3.session import CommandError, State, capabilities, parse_command, refusal
@@ -69,6 +70,7 @@ class POP3Server(pop3.POP3):
         portal: Portal,
         tls: IOpenSSLServerConnectionCreator,
         clock: IReactorTime,
+        journal: Journal,
     ) -> None:
         self.conversation = Conversation(self, clock, rules.patience, rules.command_line)
         self._rules = rules
@@ -77,12 +79,15 @@ class POP3Server(pop3.POP3):
         self._tls = tls
         self._state = State.AUTHORIZATION
         self._secured = False
+        self._service_journal = journal
+        self._journal: ConnectionJournal = journal.connection(rules.name, "unknown")
         self._peer = "unknown"
         self._errors = 0
         self._username: bytes | None = None
         self._account: Account | None = None
         self._open: OpenMaildrop | None = None
         self._retrieved = 0
+        self._fetched: list[int] = []
         self._leaving = False
         self._login: Deferred[Any] | None = None
         self._stopping = False
@@ -93,7 +98,10 @@ class POP3Server(pop3.POP3):
         """Greet, or let the handshake come first."""
         assert self.transport is not None
         self._peer = peer_name(self.transport.getPeer())
-        maillog.connected(self._rules.name, self._peer)
+        self._journal = self._service_journal.connection(self._rules.name, self._peer)
+        self._journal.connected()
+        if self._rules.implicit_tls:
+            self._journal.handshake_begun()
         self.conversation.connected(self.transport, handshake=self._rules.implicit_tls)
         if not self._rules.implicit_tls:
             self._greet()
@@ -102,7 +110,7 @@ class POP3Server(pop3.POP3):
         """TLS stands, by STLS or from the first octet; what was said in clear is forgotten (RFC 2595 section 4)."""
         facts = tls_facts(self.transport)
         if facts is not None:
-            maillog.secured(self._rules.name, self._peer, facts)
+            self._journal.secured(facts)
         self._secured = True
         self._username = None
         self.conversation.handshake_completed()
@@ -115,7 +123,9 @@ class POP3Server(pop3.POP3):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: marks are dropped, nothing is deleted (RFC 1939 section 6)."""
-        maillog.disconnected(self._rules.name, self._peer, reason.getErrorMessage())
+        if self._account is not None and not self._leaving:
+            self._tell_of_maildrop(self._account, (), orderly=False)
+        self._journal.disconnected(reason.getErrorMessage())
         self.conversation.connection_lost()
         if self._login is not None:
             # Nobody waits for the answer any more: give the place in the line to somebody else.
@@ -123,6 +133,16 @@ class POP3Server(pop3.POP3):
         if not self._leaving:
             self._leave()
         self.factory.sessions.ended(self)
+
+    def _tell_of_maildrop(self, account: Account, removed: Sequence[int], *, orderly: bool, deleted: int = 0) -> None:
+        self._journal.maildrop_closed(
+            str(account.address),
+            retrieved=self._retrieved,
+            deleted=deleted,
+            orderly=orderly,
+            fetched=self._fetched,
+            removed=removed,
+        )
 
     def _greet(self) -> None:
         self._write(f"+OK {self._rules.hostname} POP3 ready")
@@ -152,12 +172,12 @@ class POP3Server(pop3.POP3):
 
     def handler_failed(self, failure: Failure) -> None:
         """Our own mistake: say so, keep the session, and log it."""
-        maillog.defect(self._rules.name, self._peer, failure)
+        self._journal.defect(failure)
         self._answer("-ERR [SYS/TEMP] local trouble; try again later")
 
     def patience_ended(self, waiting_for: str) -> bytes:
         """The last words to a client that let us wait: none in a session without login, RFC 1939 section 3 neither."""
-        maillog.refused(self._rules.name, self._peer, "session", f"timed out waiting for {waiting_for}")
+        self._journal.refused("session", f"timed out waiting for {waiting_for}")
         return f"-ERR waited too long for {waiting_for}; closing, nothing is deleted\r\n".encode("ascii")
 
     def shut_down(self) -> None:
@@ -182,7 +202,7 @@ class POP3Server(pop3.POP3):
             if answer.startswith("-ERR"):
                 self._errors += 1
                 if self._errors >= self._rules.errors:
-                    maillog.refused(self._rules.name, self._peer, "session", "too many errors")
+                    self._journal.refused("session", "too many errors")
                     self.conversation.close()
         if self._stopping:
             self._say_goodbye()
@@ -215,7 +235,9 @@ class POP3Server(pop3.POP3):
         if not self.conversation.start_tls(
             b"+OK begin TLS\r\n", b"-ERR data was sent before the TLS handshake; closing\r\n", self._tls
         ):
-            maillog.injection(self._rules.name, self._peer, pending)
+            self._journal.injected(pending)
+        else:
+            self._journal.handshake_begun()
 
     def do_QUIT(self) -> Answer:
         """RFC 1939 sections 4 and 6: the deletes are committed before +OK is said."""
@@ -228,12 +250,13 @@ class POP3Server(pop3.POP3):
         self._leaving = True
         last_words = b"+OK bye\r\n"
         try:
+            removed = [item.message_id for item in maildrop.messages.marked]
             deleted = await maildrop.commit()
             account = self._account
             assert account is not None
-            maillog.maildrop_closed(self._peer, str(account.address), self._retrieved, deleted)
+            self._tell_of_maildrop(account, removed, orderly=True, deleted=deleted)
         except TemporaryFailure as error:
-            maillog.unavailable(self._rules.name, self._peer, "deleting messages", error)
+            self._journal.unavailable("deleting messages", error)
             last_words = b"-ERR [SYS/TEMP] some deleted messages are not removed\r\n"
         finally:
             self._leave()
@@ -252,7 +275,6 @@ class POP3Server(pop3.POP3):
         return self._log_in(Login(username, password, self._peer, "pop3"))
 
     async def _log_in(self, login: Login) -> str | None:
-        name = self._rules.name
         try:
             self._login = self._portal.login(login, None, IAccount)
             _, avatar, log_out = await self._login
@@ -260,19 +282,22 @@ class POP3Server(pop3.POP3):
             account = cast(Account, avatar)
             maildrop = await self._maildrops.open(account.id)
         except UnauthorizedLogin:
-            maillog.login_failed(name, self._peer, login.username.decode("utf-8", "replace"))
-            return "-ERR [AUTH] the name or the password is wrong"
+            answer = "-ERR [AUTH] the name or the password is wrong"
+            self._journal.login_failed(login.username.decode("utf-8", "replace"), "USER", answer)
+            return answer
         except MaildropInUse as error:
-            return f"-ERR [IN-USE] {error}"
+            answer = f"-ERR [IN-USE] {error}"
+            self._journal.refused("maildrop", answer, recipients=(str(account.address),))
+            return answer
         except TemporaryFailure as error:
-            maillog.unavailable(name, self._peer, "login", error)
+            self._journal.unavailable("login", error)
             return "-ERR [SYS/TEMP] login is not possible now; try again later"
         if self.conversation.lost or self.conversation.closing:
             maildrop.release()
             return None
         self._open, self._account = maildrop, account
         self._state = State.TRANSACTION
-        maillog.logged_in(name, self._peer, str(account.address))
+        self._journal.logged_in(str(account.address), "USER")
         return f"+OK {maildrop.messages.count} messages, {maildrop.messages.octets} octets"
 
     @property
@@ -345,14 +370,17 @@ class POP3Server(pop3.POP3):
                 if body_lines == 0:
                     break
         except TemporaryFailure as error:
-            maillog.unavailable(self._rules.name, self._peer, "reading a message", error)
+            self._journal.unavailable("reading a message", error)
             if not begun:
                 return "-ERR [SYS/TEMP] the message cannot be read now; try again later"
             # Inside a message there is no way to say "error": a cut connection is the only honest end.
             self.conversation.abort()
             return None
         self.conversation.write(b".\r\n" if at_line_start else b"\r\n.\r\n")
-        self._retrieved += body_lines is None
+        if body_lines is None:
+            self._retrieved += 1
+            if len(self._fetched) < LIST_LIMIT:
+                self._fetched.append(self._messages.item(number).message_id)
         return None
 
     def do_DELE(self, argument: bytes) -> str:
@@ -405,8 +433,10 @@ class POP3Factory(ServerFactory):
         tls: IOpenSSLServerConnectionCreator,
         clock: IReactorTime,
         sessions: Sessions,
+        journal: Journal | None = None,
     ) -> None:
         self.sessions = sessions
+        self._journal = journal or Journal(None, clock)
         self._rules = rules
         self._maildrops = maildrops
         self._portal = portal
@@ -415,9 +445,9 @@ class POP3Factory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session for a new connection; one line of refusal when there are too many."""
-        session = POP3Server(self._rules, self._maildrops, self._portal, self._tls, self._clock)
+        session = POP3Server(self._rules, self._maildrops, self._portal, self._tls, self._clock, self._journal)
         if not self.sessions.admit(session):
-            maillog.refused_connection(self._rules.name, peer_name(addr), "too many connections")
+            self._journal.turned_away(self._rules.name, peer_name(addr), "too many connections")
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
             return None if self._rules.implicit_tls else _Refuser()
         session.factory = self

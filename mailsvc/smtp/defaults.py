@@ -171,6 +171,10 @@ class LogJournal:
         if client.tls is not None:
             maillog.secured(client.listener, client.peer, client.tls)
 
+    def handshake_failed(self, client: Client, why: str) -> None:
+        """See `mailsvc.smtp.seams.Journal`."""
+        maillog.refused(client.listener, client.peer, "TLS handshake", why)
+
     def disconnected(self, client: Client, why: str) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         maillog.disconnected(client.listener, client.peer, why)

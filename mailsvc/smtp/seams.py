@@ -192,6 +192,9 @@ class Journal(Protocol):
     def secured(self, client: Client) -> None:
         """A handshake was completed; ``client.tls`` tells."""
 
+    def handshake_failed(self, client: Client, why: str) -> None:
+        """A handshake was begun and not completed; `disconnected` follows."""
+
     def disconnected(self, client: Client, why: str) -> None:
         """The connection is gone."""
 
