@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
-from contextlib import suppress
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ class AddressListTests(SynchronousTestCase):
     @example('"a"@b')
     def test_garbage(self, text: str) -> None:
         """Any text is a list of addresses or refused."""
-        with suppress(ValueError, AddressError):
+        with contextlib.suppress(ValueError, AddressError):
             address_list(text)
 
     @given(
