@@ -160,6 +160,18 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """Programs that get mail (`mailsvc alias add ADDRESS --pipe COMMAND`)."""
+
+    pipes: bool = _setting(
+        False, Switch(), "Whether mail is given to programs; they run as the user that mailsvc runs as."
+    )
+    pipe_seconds: float = _setting(60.0, Seconds(0.1, 3600), "How long a program may take for one message.")
+    pipe_output: int = _setting(4096, Whole("octets", 0, 1024 * 1024), "How much is kept of what a program writes.")
+    pipes_at_once: int = _setting(20, Whole("programs", 1, 1000), "Programs that run at the same time.")
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
 
@@ -194,6 +206,7 @@ class Configuration:
     accounts: Accounts = field(default_factory=Accounts)
     limits: Limits = field(default_factory=Limits)
     events: Events = field(default_factory=Events)
+    delivery: Delivery = field(default_factory=Delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +241,7 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Events]] = {
+SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Events | Delivery]] = {
     "listen": Listen,
     "smtp": Smtp,
     "pop3": Pop3,
@@ -236,6 +249,7 @@ SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits 
     "accounts": Accounts,
     "limits": Limits,
     "events": Events,
+    "delivery": Delivery,
 }
 
 
