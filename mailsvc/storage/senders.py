@@ -1,17 +1,23 @@
 """As whom an account may send, as rows: its own names, what was granted, and whether anybody asks at all.
 
-Its own names are those whose mail it gets (`mailsvc.storage.aliases.leads_to`): its address, with a detail behind a
-plus sign too, the aliases that lead to it, the catch-all's.  Several people of one alias may all send in its name.
+Its own names are those that lead to it: its address, also with a detail behind it, the aliases that have it as a
+target, its domain's catch-all.  Several people of one alias may all send in its name.
+
+The hardest idea: getting somebody's mail does not make one that somebody.  An alias that has the name of an account is
+that account's forwarding ("bob is on leave, alice gets his mail too"), so it is not followed here (`_Names`): only bob
+sends as bob, whoever reads what comes for him.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mailsvc.directory.resolve import resolve
+from mailsvc.directory.tables import AliasEntry
 from mailsvc.errors import AlreadyExists, NotFound
 from mailsvc.mail.address import Address
 from mailsvc.storage.accounts import account
-from mailsvc.storage.aliases import leads_to
+from mailsvc.storage.aliases import TableRows
 from mailsvc.storage.rows import Cursor, many, maybe
 
 ANY = "*"
@@ -58,18 +64,31 @@ def check_sender(txn: Cursor, account_id: int) -> bool:
     return row is None or bool(row[0])
 
 
-def foreign_sender(txn: Cursor, account_id: int, own_key: str, senders: Iterable[Address]) -> Address | None:
+def is_name_of(txn: Cursor, account_id: int, address: Address) -> bool:
+    """Whether `address` is the account, under whatever name; what was granted is not its name."""
+    return any(mailbox.id == account_id for mailbox in resolve(address, _Names(txn)).accounts)
+
+
+def foreign_sender(txn: Cursor, account_id: int, senders: Iterable[Address]) -> Address | None:
     """The first of these senders that the account may not use, or None; None also for one that is not checked."""
     if not check_sender(txn, account_id):
         return None
     rows = many(txn.execute("SELECT sender FROM sender_grant WHERE account_id = ?", (account_id,)))
     granted = {sender for (sender,) in rows}
     for sender in senders:
-        if ANY in granted or sender.key in granted or f"@{sender.domain}" in granted or sender.key == own_key:
+        if ANY in granted or sender.key in granted or f"@{sender.domain}" in granted:
             continue
-        if not leads_to(txn, sender, account_id):
+        if not is_name_of(txn, account_id, sender):
             return sender
     return None
+
+
+class _Names(TableRows):
+    """The tables without the aliases that have an account's name."""
+
+    def alias(self, key: str) -> AliasEntry | None:
+        """See `mailsvc.directory.tables.Tables`."""
+        return None if self.mailbox(key) is not None else super().alias(key)
 
 
 def shown(sender: str) -> str:
