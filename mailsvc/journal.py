@@ -268,7 +268,7 @@ class ConnectionJournal:
     those of its connection.
     """
 
-    __slots__ = ("_began", "_handshaking", "_journal", "_network", "listener", "number", "peer")
+    __slots__ = ("_began", "_handshaking", "_journal", "_network", "_told", "listener", "number", "peer")
 
     def __init__(self, journal: Journal, listener: str, peer: str, number: int) -> None:
         self.listener = listener
@@ -278,6 +278,7 @@ class ConnectionJournal:
         self._network = network(peer)
         self._began = journal.clock.seconds()
         self._handshaking = False
+        self._told = False
 
     def connected(self) -> None:
         """A client connected."""
@@ -312,17 +313,27 @@ class ConnectionJournal:
 
     def login_failed(self, name: str, mechanism: str = "", reply: str = "", why: str = "") -> None:
         """A login was refused with ``reply``; ``name`` is what the client gave as one, ``why`` is not told to it."""
+        self._told = True
         maillog.login_failed(self.listener, self.peer, name)
         self._note(LoginFailed(_if_address(name), mechanism, reply, why))
 
+    def answered(self, what: str, reply: str) -> None:
+        """A command got an error as its answer; noted unless what led to it has just been told."""
+        told, self._told = self._told, False
+        if not told:
+            self.refused(what, reply)
+            self._told = False
+
     def refused(self, what: str, reply: str, *, sender: str = "", recipients: tuple[str, ...] = ()) -> None:
         """A command, a message or the session was refused with ``reply``; ``what`` holds no words of the client."""
+        self._told = True
         about = f"{what} <{recipients[0]}>" if len(recipients) == 1 else what
         maillog.refused(self.listener, self.peer, about, reply)
         self._note(Refused(what, reply, sender, recipients))
 
     def unavailable(self, what: str, why: Exception) -> None:
         """Something that may heal kept us from doing what was asked: the client was told to try again."""
+        self._told = True
         maillog.unavailable(self.listener, self.peer, what, why)
         self._note(Unavailable(what, str(why)))
 
@@ -352,6 +363,7 @@ class ConnectionJournal:
 
     def defect(self, failure: Failure) -> None:
         """Our own mistake; the traceback goes to the log only."""
+        self._told = True
         maillog.defect(self.listener, self.peer, failure)
         self._note(Defect(failure.type.__name__ if failure.type is not None else ""))
 

@@ -38,10 +38,10 @@ from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.smtp.defaults import AccountDirectory, PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
+from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
-from mailsvc.smtp.server import Helpers
+from mailsvc.smtp.server import Helpers, SMTPFactory
 from mailsvc.smtp.server import Rules as SMTPRules
-from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
 from mailsvc.tls.server import ServerTLS
@@ -94,10 +94,11 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     tls = ServerTLS(table)
     sessions = Sessions(configuration.limits.connections)
     intake = Intake(database, reactor, configuration.hostname)
-    helpers = Helpers(intake, AccountDirectory(database), PasswordAuthenticator(portal))
     maildrops = Maildrops(database)
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
+    directory, authenticator = AccountDirectory(database), PasswordAuthenticator(portal)
+    helpers = Helpers(intake, directory, authenticator, journal=SMTPJournal(journal))
     service = MailService(configuration, reactor, database, checker, sessions, journal)
 
     def smtp(mode: Mode) -> IProtocolFactory:

@@ -200,6 +200,7 @@ class POP3Server(pop3.POP3):
         if answer is not None:
             self._write(answer)
             if answer.startswith("-ERR"):
+                self._journal.answered("command", answer)
                 self._errors += 1
                 if self._errors >= self._rules.errors:
                     self._journal.refused("session", "too many errors")

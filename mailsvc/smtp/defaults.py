@@ -203,6 +203,9 @@ class LogJournal:
         """See `mailsvc.smtp.seams.Journal`."""
         maillog.refused(client.listener, client.peer, what, why)
 
+    def answered(self, client: Client, verb: str, answer: Reply) -> None:
+        """See `mailsvc.smtp.seams.Journal`."""
+
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         recipients = [str(recipient) for recipient in envelope.recipients]

@@ -13,6 +13,7 @@ from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.reply import Reply
 from mailsvc.smtp.seams import Client, LoginFailed
+from mailsvc.smtp.session import VERBS
 
 
 class SMTPJournal:
@@ -73,6 +74,10 @@ class SMTPJournal:
     def refused(self, client: Client, what: str, why: str) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         self._of(client).refused(what, why)
+
+    def answered(self, client: Client, verb: str, answer: Reply) -> None:
+        """See `mailsvc.smtp.seams.Journal`."""
+        self._of(client).answered(verb if verb in VERBS else "command", str(answer))
 
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """See `mailsvc.smtp.seams.Journal`."""

@@ -216,6 +216,9 @@ class Journal(Protocol):
     def refused(self, client: Client, what: str, why: str) -> None:
         """Anything else was refused ("session", "MAIL", ...)."""
 
+    def answered(self, client: Client, verb: str, answer: Reply) -> None:
+        """``verb`` ("" for a line without one) was answered with an error, of which more may have been told before."""
+
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """A message was committed (its event row is the intake's: it stands in the same transaction)."""
 

@@ -136,6 +136,7 @@ class SMTPServer(smtp.ESMTP):
         self._peer = "unknown"
         self._guard: Guard | None = None
         self._errors = 0
+        self._handshaking = False
         self._login: LoginDialogue | None = None
         self._transaction: Transaction | None = None
         self._held = 0
@@ -172,6 +173,7 @@ class SMTPServer(smtp.ESMTP):
                 self.conversation.close(admitted.encode())
             return
         self._guard = admitted
+        self._handshaking = self._rules.mode.implicit_tls
         self._journal.connected(self.client)
         if not self._rules.mode.implicit_tls:
             self.conversation.run(self._greet(admitted))
@@ -179,6 +181,7 @@ class SMTPServer(smtp.ESMTP):
     def handshakeCompleted(self) -> None:
         """TLS stands, by STARTTLS or from the first octet."""
         self._facts = tls_facts(self.transport)
+        self._handshaking = False
         self._journal.secured(self.client)
         self._forget_transaction()
         self._session = after_starttls(self._session)
@@ -192,6 +195,8 @@ class SMTPServer(smtp.ESMTP):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone, with it a message that has not come to its end."""
+        if self._handshaking:
+            self._journal.handshake_failed(self.client, reason.getErrorMessage())
         if self._guard is not None:
             self._journal.disconnected(self.client, reason.getErrorMessage())
         self.conversation.connection_lost()
@@ -273,6 +278,8 @@ class SMTPServer(smtp.ESMTP):
 
     def _answer(self, answer: Reply, verb: str = "") -> None:
         """Every command ends here, with one reply in one write."""
+        if answer.is_error:
+            self._journal.answered(self.client, verb, answer)
         last = self._guard.answered(self.client, verb, answer) if self._guard is not None else None
         # A 4xx is not the client's fault: 452 for one recipient after the other must not end in 421, or a message
         # with many recipients would never get through (RFC 5321 section 4.5.3.1.10).
@@ -342,7 +349,8 @@ class SMTPServer(smtp.ESMTP):
     def ext_STARTTLS(self, argument: str) -> None:
         """RFC 3207.  The 220 is written by the conversation, because nothing may stand behind it."""
         pending = self.conversation.reader.pending
-        if not self.conversation.start_tls(_READY_FOR_TLS.encode(), _INJECTED.encode(), self._tls):
+        self._handshaking = self.conversation.start_tls(_READY_FOR_TLS.encode(), _INJECTED.encode(), self._tls)
+        if not self._handshaking:
             self._journal.injection(self.client, pending)
 
     def ext_AUTH(self, argument: str) -> Answer:
