@@ -26,10 +26,12 @@ from mailsvc.errors import MailsvcError
 from mailsvc.surroundings import surroundings
 
 COMMANDS = {
+    "alias": "Addresses that lead elsewhere.",
     "certs": "Make, check and show certificates.",
     "config": "Check and describe the configuration.",
     "demo": "See mail taken in and fetched again, on temporary ports.",
     "domain": "The domains for which mail is taken.",
+    "route": "Where mail goes.",
     "user": "The people who have a mailbox.",
 }
 

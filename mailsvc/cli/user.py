@@ -1,4 +1,4 @@
-"""`mailsvc user add|passwd|list|remove`: the people who have a mailbox.
+"""`mailsvc user add|passwd|list|set|remove`: the people who have a mailbox.
 
 Works on the database, not on the service: a running service reads the rows at every login and every RCPT, so
 that what is changed here holds at once.  Which passwords are allowed and how they are kept is
@@ -26,6 +26,7 @@ import click
 from mailsvc.accounts.passwords import LONGEST, PasswordRefused, hash_password
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.directory.quota import in_words, parse_size
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StartRefused
 from mailsvc.mail.address import Address, parse_address, parse_domain
 from mailsvc.storage.accounts import (
@@ -37,6 +38,7 @@ from mailsvc.storage.accounts import (
     set_password,
 )
 from mailsvc.storage.database import offline
+from mailsvc.storage.rules import set_disabled, set_quota, usage
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
@@ -141,6 +143,50 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
         )
     else:
         click.echo("There are no accounts yet; `mailsvc user add ADDRESS` adds one.")
+
+
+@user.command("set")
+@click.argument("address")
+@click.option("--disabled", type=click.Choice(["on", "off"]), help="on: neither login nor mail in.")
+@click.option("--quota", metavar="SIZE|none|default", help="What the mailbox may hold, like 1G; default: the domain's.")
+@_JSON
+@click.pass_obj
+def set_user(common: Common, address: str, disabled: str | None, quota: str | None, as_json: bool) -> None:
+    """Change what the account ADDRESS may.
+
+    What is not given stays as it is.
+    """
+    parsed = parse_address(address)
+    if disabled is None and quota is None:
+        raise click.UsageError("nothing to set; give --disabled or --quota")
+    octets = None if quota is None else _quota(quota)
+    with offline(common.database, create=False) as txn:
+        if disabled is not None:
+            set_disabled(txn, parsed.key, disabled == "on")
+        if quota is not None:
+            set_quota(txn, parsed.key, octets)
+        row = account(txn, parsed.key)
+        if row is None:
+            raise NotFound(f"there is no account {parsed}; `mailsvc user list` shows them")
+        now = usage(txn, row.id)
+    assert now is not None
+    if as_json:
+        facts = {"address": now.address, "disabled": now.disabled, "quota": now.quota, "used": now.used}
+        click.echo(json.dumps(facts))
+        return
+    limit = "no quota" if now.quota is None else f"a quota of {in_words(now.quota)}"
+    state = "disabled" if now.disabled else "enabled"
+    click.echo(f"The account {parsed} is {state}, uses {in_words(now.used)} and has {limit}.")
+
+
+def _quota(text: str) -> int | None:
+    """Octets, 0 for none at all, None for the domain's default."""
+    if text.lower() in ("none", "default"):
+        return 0 if text.lower() == "none" else None
+    octets = parse_size(text)
+    if not octets:
+        raise MailsvcError(f"{text} is no quota; write it like 500M or 2G, none, or default")
+    return octets
 
 
 @user.command()
