@@ -15,7 +15,6 @@ from mailsvc.storage import mailboxes
 from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.storage.store import Store
 
-
 _REMOVED_AT_ONCE = 500
 """Messages removed in one transaction (some 50 ms), so that deliveries pass in between."""
 
