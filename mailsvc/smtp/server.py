@@ -39,6 +39,7 @@ from mailsvc.smtp.intake import NO_SPACE, BodyLimits, Intake, Reception
 from mailsvc.smtp.modes import Mode
 from mailsvc.smtp.recipients import ACCEPTED, judgement
 from mailsvc.smtp.session import (
+    MUST_STARTTLS,
     Session,
     after_greeting,
     after_login,
@@ -231,7 +232,9 @@ class SMTPServer(smtp.ESMTP):
 
     def _answer(self, answer: Reply) -> None:
         """Every command ends here, with one reply in one write."""
-        if answer.is_error:
+        # A 4xx is not the client's fault: 452 for one recipient after the other must not end in 421, or a message
+        # with many recipients would never get through (RFC 5321 section 4.5.3.1.10).
+        if answer.code >= 500:
             self._errors += 1
             if self._errors >= self._rules.errors and not answer.closes:
                 maillog.refused(self._rules.mode.name, self._peer, "session", "too many errors")
@@ -249,14 +252,17 @@ class SMTPServer(smtp.ESMTP):
     def _command(self, line: bytes) -> Answer:
         try:
             verb, argument = parse_command(line)
-            refused = refusal(verb, argument, self._session)
-            if refused is not None:
-                return refused
-            return self.lookupMethod(verb)(argument)
         except CommandError as error:
             if self._session.mode.requires_tls and not self._session.secured:
                 # Before TLS a line that cannot be read is "everything else" too.
-                return refusal("", "", self._session) or error.reply
+                return MUST_STARTTLS
+            return error.reply
+        refused = refusal(verb, argument, self._session)
+        if refused is not None:
+            return refused
+        try:
+            return self.lookupMethod(verb)(argument)
+        except CommandError as error:
             return error.reply
 
     def lookupMethod(self, command: str) -> Callable[[str], Answer]:
