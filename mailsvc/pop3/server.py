@@ -156,9 +156,9 @@ class POP3Server(pop3.POP3):
         self._answer("-ERR [SYS/TEMP] local trouble; try again later")
 
     def patience_ended(self, waiting_for: str) -> bytes:
-        """The last words to a client that let us wait: none in a session without login, RFC 1939 section 3 neither."""
+        """The last words to a client that let us wait: none, RFC 1939 section 3 wants the connection closed without."""
         maillog.refused(self._rules.name, self._peer, "session", f"timed out waiting for {waiting_for}")
-        return f"-ERR waited too long for {waiting_for}; closing, nothing is deleted\r\n".encode("ascii")
+        return b""
 
     def shut_down(self) -> None:
         """The service stops: end the session now, or as soon as what is under way has its answer."""
