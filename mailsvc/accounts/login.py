@@ -67,14 +67,10 @@ class WrongLogin(LoginRefused, UnauthorizedLogin):
 class Database(Protocol):
     """What a checker needs of `mailsvc.storage.database.Database`."""
 
-    def read(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def read(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` on a snapshot."""
 
-    def write(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def write(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` in a transaction; fires after COMMIT."""
 
 

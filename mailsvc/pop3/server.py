@@ -231,7 +231,7 @@ class POP3Server(pop3.POP3):
             deleted = await maildrop.commit()
             account = self._account
             assert account is not None
-            maillog.maildrop_closed(self._peer, str(account.address), self._retrieved, deleted)
+            maillog.maildrop_closed(self._rules.name, self._peer, str(account.address), self._retrieved, deleted)
         except TemporaryFailure as error:
             maillog.unavailable(self._rules.name, self._peer, "deleting messages", error)
             last_words = b"-ERR [SYS/TEMP] some deleted messages are not removed\r\n"

@@ -47,9 +47,7 @@ def version(dialect: Dialect, cursor: Cursor) -> int:
     if not tables:
         return 0
     if "schema_version" not in tables:
-        raise StartRefused(
-            [f"the database {dialect.name} belongs to another program; give --database another file"]
-        )
+        raise StartRefused([f"the database {dialect.name} belongs to another program; give --database another file"])
     (number,) = one(cursor.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version"))
     return int(number)
 
@@ -103,9 +101,7 @@ def _upgrade(dialect: Dialect, cursor: Cursor, upgrade: Upgrade, now: float) -> 
     try:
         if upgrade.number > 1:
             copy = dialect.keep_copy(copy_suffix(upgrade.number))
-            told = [
-                f"the database {dialect.name} has now schema {upgrade.number}; a copy from before is {copy}"
-            ]
+            told = [f"the database {dialect.name} has now schema {upgrade.number}; a copy from before is {copy}"]
         _run(dialect, cursor, upgrade, now)
         cursor.execute("COMMIT")
     except (dialect.errors, OSError, ValueError) as error:
