@@ -267,7 +267,7 @@ class Client:
 
     def put(self, data: bytes) -> None:
         """Send without waiting for anything: the segments stand in the server's socket."""
-        for segment in self.cut(data):
+        for segment in filter(None, self.cut(data)):
             if self.tls is None:
                 self.wire.arrive(segment)
             else:
