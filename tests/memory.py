@@ -33,6 +33,7 @@ from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, I
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import _AbortingMixin
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -648,6 +649,22 @@ class MailCase(SynchronousTestCase):
         self.assertEqual(len(host.sessions), 0, "sessions were left behind")
         self.assertEqual(host.maildrops._locked, set(), "a maildrop is still locked")
         host.store.connection.close()
+
+
+def log_lines(action: Callable[[], object]) -> list[str]:
+    """What is written to the log meanwhile."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        action()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    return lines
 
 
 class Silent(Protocol):
