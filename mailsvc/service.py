@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from mailsvc.accounts.login import PasswordChecker
 from mailsvc.accounts.realm import portal as make_portal
+from mailsvc.accounts.throttle import network
 from mailsvc.config import Configuration
 from mailsvc.errors import StartRefused
 from mailsvc.hints import first_steps
@@ -89,7 +90,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     )
     portal = make_portal(checker)
     tls = ServerTLS(table)
-    sessions = Sessions(configuration.limits.connections)
+    sessions = Sessions(configuration.limits.connections, network)
     intake = Intake(database, reactor, configuration.hostname)
     maildrops = Maildrops(database)
     service = MailService(configuration, reactor, database, checker, sessions)
@@ -228,6 +229,10 @@ class MailService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when the database is closed."""
         return Deferred.fromCoroutine(self._stop())
+
+    def hurry(self) -> None:
+        """While stopping: wait for no session any more."""
+        self._sessions.abort()
 
     async def _stop(self) -> None:
         await self._close_ports()

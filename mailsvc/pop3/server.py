@@ -416,7 +416,7 @@ class POP3Factory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session for a new connection; one line of refusal when there are too many."""
         session = POP3Server(self._rules, self._maildrops, self._portal, self._tls, self._clock)
-        if not self.sessions.admit(session):
+        if not self.sessions.admit(session, peer_name(addr)):
             maillog.refused_connection(self._rules.name, peer_name(addr), "too many connections")
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
             return None if self._rules.implicit_tls else _Refuser()

@@ -1,0 +1,69 @@
+"""What an attack on the running service once achieved, and must not achieve again: one class for each finding."""
+
+from __future__ import annotations
+
+from twisted.internet.address import IPv4Address
+from twisted.trial.unittest import SynchronousTestCase
+
+from mailsvc.accounts.throttle import network
+from mailsvc.wire.sessions import Sessions
+from tests.memory import MailHost
+
+
+class _Session:
+    """A session that does nothing."""
+
+    def shut_down(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        """Nothing."""
+
+
+def admitted(sessions: Sessions, peer: str, attempts: int) -> int:
+    """How many of so many connections from ``peer`` are let in."""
+    return sum(sessions.admit(_Session(), peer) for _ in range(attempts))
+
+
+class OneNetworkTakesEveryPlace(SynchronousTestCase):
+    """2000 connections from one host, kept open with a NOOP now and then, and nobody else was served any more."""
+
+    def test_newcomers_find_a_place(self) -> None:
+        """One network gets half, the next half of what is left, and so on: a newcomer always finds a place."""
+        sessions = Sessions(2000, network)
+        self.assertEqual(admitted(sessions, "192.0.2.1", 3000), 1000)
+        self.assertEqual(admitted(sessions, "192.0.2.2", 3000), 500)
+        self.assertEqual(admitted(sessions, "192.0.2.3", 3), 3)
+
+    def test_a_network_is_one_peer(self) -> None:
+        """The addresses of one IPv6 /64 share."""
+        sessions = Sessions(100, network)
+        self.assertEqual(sum(admitted(sessions, f"2001:db8::{number:x}", 1) for number in range(200)), 50)
+
+    def test_the_last_places_are_for_those_who_hold_few(self) -> None:
+        """When it is crowded ten for each network are no luxury; the limit holds all the same."""
+        sessions = Sessions(100, network)
+        for number in range(1, 10):
+            self.assertGreaterEqual(admitted(sessions, f"192.0.2.{number}", 10), 10)
+        self.assertEqual(admitted(sessions, "192.0.2.99", 100), 10)
+        self.assertEqual(len(sessions), 100)
+        self.assertEqual(admitted(sessions, "192.0.2.100", 1), 0)
+
+    def test_places_come_back(self) -> None:
+        """What a network has left counts no more."""
+        sessions = Sessions(100, network)
+        held = [_Session() for _ in range(50)]
+        self.assertTrue(all(sessions.admit(each, "192.0.2.1") for each in held))
+        self.assertFalse(sessions.admit(_Session(), "192.0.2.1"))
+        for each in held:
+            sessions.ended(each)
+            sessions.ended(each)
+        self.assertEqual(admitted(sessions, "192.0.2.1", 100), 50)
+
+    def test_both_servers_ask_for_the_peer(self) -> None:
+        """A listener tells where its clients come from."""
+        host = MailHost(limit=40)
+        for factory in (host.smtp_factory(), host.pop3_factory()):
+            built = [factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000)) for _ in range(30)]
+            self.assertTrue(built)
+        self.assertEqual(len(host.sessions), 20)
