@@ -29,6 +29,10 @@ class Peer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, without another word."""
         self._socket.close()
 
     def start_tls(self) -> None:
@@ -91,7 +95,7 @@ class Peer:
     def _receive(self) -> None:
         data = self._socket.recv(1 << 18)
         if not data:
-            raise AssertionError(f"the connection ended, before it came {bytes(self._buffer[-300:])!r}")
+            raise ConnectionAbortedError(f"the connection ended, before that came {bytes(self._buffer[-300:])!r}")
         self._buffer += data
 
 

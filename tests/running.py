@@ -162,7 +162,10 @@ class RunningService:
         self._ready.set()
 
     def stop(self) -> int:
-        """End the process in order and return its exit status; AssertionError when it does not end in time."""
+        """End the process in order; AssertionError when it does not end in time.
+
+        The exit status is -SIGTERM: twistd, when it is done, ends itself by the signal that stopped it.
+        """
         return self._end(signal.SIGTERM)
 
     def kill(self) -> int:
