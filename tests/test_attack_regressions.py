@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+from unittest.mock import patch
+
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.accounts.throttle import network
+from mailsvc.service import _affordable
+from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
 from tests.memory import MailHost
 
@@ -67,3 +72,54 @@ class OneNetworkTakesEveryPlace(SynchronousTestCase):
             built = [factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000)) for _ in range(30)]
             self.assertTrue(built)
         self.assertEqual(len(host.sessions), 20)
+
+
+class ConnectionsTakeTheDatabasesDescriptors(SynchronousTestCase):
+    """Under the usual limit of 1024 open files a thousand idle connections kept every message from being stored."""
+
+    def limits(self, soft: int, hard: int) -> list[tuple[int, int]]:
+        """Let the process have these limits; return what it will ask for."""
+        asked: list[tuple[int, int]] = []
+
+        def setrlimit(which: int, limits: tuple[int, int]) -> None:
+            if limits[0] > hard != resource.RLIM_INFINITY:
+                raise ValueError("not allowed to raise maximum limit")
+            asked.append(limits)
+
+        for name, fake in (("getrlimit", lambda which: (soft, hard)), ("setrlimit", setrlimit)):
+            patched = patch.object(resource, name, fake)
+            patched.start()
+            self.addCleanup(patched.stop)
+        return asked
+
+    def test_the_limit_is_raised(self) -> None:
+        """What the hard limit allows is taken."""
+        asked = self.limits(1024, 524288)
+        self.assertEqual(_affordable(2000), 2000)
+        self.assertEqual(asked, [(4100, 524288)])
+
+    def test_no_more_connections_than_descriptors(self) -> None:
+        """A connection costs two, and the database keeps its own."""
+        self.limits(1024, 1024)
+        self.assertEqual(_affordable(2000), 462)
+
+    def test_never_none(self) -> None:
+        """Even a silly limit leaves one."""
+        self.limits(64, 64)
+        self.assertEqual(_affordable(2000), 1)
+
+    def test_enough_already(self) -> None:
+        """A limit that is high enough is left alone, also one without end."""
+        for soft in (4100, 100_000, resource.RLIM_INFINITY):
+            asked = self.limits(soft, resource.RLIM_INFINITY)
+            self.assertEqual((_affordable(2000), asked), (2000, []))
+
+    def test_forbidden(self) -> None:
+        """A sandbox that answers no questions is no reason not to start, one that forbids raising neither."""
+        with patch.object(resource, "getrlimit", side_effect=OSError("Operation not permitted")):
+            self.assertEqual(descriptors(4100), 4100)
+        with (
+            patch.object(resource, "getrlimit", return_value=(1024, 4096)),
+            patch.object(resource, "setrlimit", side_effect=OSError("Operation not permitted")),
+        ):
+            self.assertEqual(descriptors(4100), 1024)
