@@ -13,6 +13,7 @@ from mailsvc.service import _affordable
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
 from tests.memory import MailHost
+from tests.test_wire_conversation import ConversationCase
 
 
 class _Session:
@@ -123,3 +124,31 @@ class ConnectionsTakeTheDatabasesDescriptors(SynchronousTestCase):
             patch.object(resource, "setrlimit", side_effect=OSError("Operation not permitted")),
         ):
             self.assertEqual(descriptors(4100), 1024)
+
+
+class AnswersOfTheTLSLayerPileUp(ConversationCase):
+    """A client that asked for KeyUpdates without end and read nothing made TLS fill our memory with its answers."""
+
+    def test_not_a_segment_is_read(self) -> None:
+        """Whoever does not read is not read from, also when no octet of his waits for us; later all goes on."""
+        script, client = self.begin(window=0)
+        client.send(b"write 100000\r\n")
+        client.put(b"hello\r\n")
+        client.settle()
+        self.assertEqual(client.wire.undelivered, 1)
+        client.wire.window = None
+        client.wire.startWriting()
+        client.settle()
+        self.assertEqual((client.take(), len(script.events)), (b"x" * 100_000 + b"hello\r\n", 2))
+
+    def test_also_while_a_long_reply_waits(self) -> None:
+        """The same when it is a handler that writes."""
+        script, client = self.begin(window=0)
+        client.send(b"flood 1000000\r\n")
+        client.put(b"hello\r\n")
+        client.settle()
+        self.assertEqual(client.wire.undelivered, 1)
+        client.wire.window = None
+        client.wire.startWriting()
+        client.settle()
+        self.assertEqual((script.flooded, client.take()[-7:]), (["done"], b"hello\r\n"))
