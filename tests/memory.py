@@ -301,10 +301,9 @@ class Client:
         self.send(line + b"\r\n")
         return self.take()
 
-    def begin_handshake(self) -> None:
+    def begin_handshake(self, context: SSL.Context | None = None) -> None:
         """Put the ClientHello into the server's socket."""
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_verify(SSL.VERIFY_NONE)
+        context = context or SSL.Context(SSL.TLS_CLIENT_METHOD)
         self.tls = SSL.Connection(context, None)
         self.tls.set_connect_state()
         self._go_on()
