@@ -15,7 +15,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make run     start mailsvc here: localhost ports, a certificate of its own in certs/'
+	@echo 'make run     start mailsvc here, with a certificate of its own in certs/ (on localhost; root gets the mail ports)'
 	@echo '             (MAILNAME=mail.example.org names it, ARGS="..." adds options of twistd mailsvc)'
 	@echo 'make demo    see mail taken in and fetched again, on temporary ports'
 	@echo 'make test    the test suite, by pytest and by trial'

@@ -95,10 +95,11 @@ def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], o
     )
 
 
-def maildrop_closed(peer: str, account: str, retrieved: int, deleted: int) -> None:
+def maildrop_closed(listener: str, peer: str, account: str, retrieved: int, deleted: int) -> None:
     """A POP3 session ended in order."""
     log.info(
-        "pop3: {account} from {peer}: {retrieved} retrieved, {deleted} deleted",
+        "{listener}: {account} from {peer}: {retrieved} retrieved, {deleted} deleted",
+        listener=listener,
         account=shown(account),
         peer=peer,
         retrieved=retrieved,

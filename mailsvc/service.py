@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from mailsvc.accounts.login import PasswordChecker
 from mailsvc.accounts.realm import portal as make_portal
+from mailsvc.accounts.throttle import network
 from mailsvc.config import Configuration
 from mailsvc.errors import StartRefused
 from mailsvc.hints import first_steps
@@ -44,6 +45,7 @@ from mailsvc.smtp.server import Helpers, SMTPFactory
 from mailsvc.smtp.server import Rules as SMTPRules
 from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
+from mailsvc.surroundings import descriptors
 from mailsvc.tls.server import ServerTLS
 from mailsvc.tls.sources import load_folder, passphrase_source
 from mailsvc.tls.table import CredentialTable
@@ -51,6 +53,12 @@ from mailsvc.wire.conversation import Patience
 from mailsvc.wire.sessions import Sessions
 
 _log = Logger("mailsvc")
+
+_DESCRIPTORS_OF_A_SESSION = 2
+"""Its socket, and the file that a large message moves to."""
+
+_DESCRIPTORS_OF_THE_SERVICE = 100
+"""Five connections of the database with three files each, listeners, the log, and what Python needs now and then."""
 
 
 def make_service(
@@ -92,7 +100,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     )
     portal = make_portal(checker)
     tls = ServerTLS(table)
-    sessions = Sessions(configuration.limits.connections)
+    sessions = Sessions(_affordable(configuration.limits.connections), network)
     intake = Intake(database, reactor, configuration.hostname)
     maildrops = Maildrops(database)
     kept = configuration.events
@@ -116,6 +124,26 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     service.listen("pop3", listen.pop3, pop3("pop3", False))
     service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls, reactor))
     return service
+
+
+def _affordable(connections: int) -> int:
+    """How many connections there can be without taking the database's and the spool's descriptors.
+
+    Without this one client could open connections until no message can be stored, for anybody.
+    """
+    wanted = connections * _DESCRIPTORS_OF_A_SESSION + _DESCRIPTORS_OF_THE_SERVICE
+    affordable = (descriptors(wanted) - _DESCRIPTORS_OF_THE_SERVICE) // _DESCRIPTORS_OF_A_SESSION
+    if affordable >= connections:
+        return connections
+    affordable = max(1, affordable)
+    _log.warn(
+        "only {affordable} of limits.connections = {connections} are possible: this process may open too few files;"
+        " raise its limit to {wanted} (ulimit -n, LimitNOFILE=)",
+        affordable=affordable,
+        connections=connections,
+        wanted=wanted,
+    )
+    return affordable
 
 
 def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> SMTPRules:
@@ -238,6 +266,10 @@ class MailService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when the database is closed."""
         return Deferred.fromCoroutine(self._stop())
+
+    def hurry(self) -> None:
+        """While stopping: wait for no session any more."""
+        self._sessions.abort()
 
     async def _stop(self) -> None:
         await self._close_ports()

@@ -12,11 +12,14 @@ process with status 1.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -158,6 +161,26 @@ class Start(MultiService):
         with self.told(started=True):
             super().startService()
         os.close(self._terminal)
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop in order; a second signal meanwhile ends what is still open at once.
+
+        Twisted's own handler would stop the reactor a second time, which ends in a traceback.
+        """
+        handlers = {number: signal.signal(number, self._hurry) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore(result: Any) -> Any:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            return result
+
+        return maybeDeferred(super().stopService).addBoth(restore)
+
+    def _hurry(self, number: int, frame: object) -> None:
+        from twisted.internet import reactor
+
+        for service in self:
+            IReactorFromThreads(reactor).callFromThread(getattr(service, "hurry", lambda: None))
 
 
 def tell(terminal: int, problems: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, I
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import _AbortingMixin
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -269,7 +270,7 @@ class Client:
 
     def put(self, data: bytes) -> None:
         """Send without waiting for anything: the segments stand in the server's socket."""
-        for segment in self.cut(data):
+        for segment in filter(None, self.cut(data)):
             if self.tls is None:
                 self.wire.arrive(segment)
             else:
@@ -302,10 +303,9 @@ class Client:
         self.send(line + b"\r\n")
         return self.take()
 
-    def begin_handshake(self) -> None:
+    def begin_handshake(self, context: SSL.Context | None = None) -> None:
         """Put the ClientHello into the server's socket."""
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_verify(SSL.VERIFY_NONE)
+        context = context or SSL.Context(SSL.TLS_CLIENT_METHOD)
         self.tls = SSL.Connection(context, None)
         self.tls.set_connect_state()
         self._go_on()
@@ -651,6 +651,22 @@ class MailCase(SynchronousTestCase):
         self.assertEqual(len(host.sessions), 0, "sessions were left behind")
         self.assertEqual(host.maildrops._locked, set(), "a maildrop is still locked")
         host.store.connection.close()
+
+
+def log_lines(action: Callable[[], object]) -> list[str]:
+    """What is written to the log meanwhile."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        action()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    return lines
 
 
 class Silent(Protocol):

@@ -28,19 +28,19 @@ class SessionsTests(SynchronousTestCase):
         """So many at a time; a place that was left is free for the next."""
         sessions = Sessions(2)
         one, two, three = FakeSession(), FakeSession(), FakeSession()
-        self.assertEqual([sessions.admit(each) for each in (one, two, three)], [True, True, False])
+        self.assertEqual([sessions.admit(each, "192.0.2.1") for each in (one, two, three)], [True, True, False])
         sessions.ended(three)
-        self.assertFalse(sessions.admit(three), "one that was turned away leaves no place")
+        self.assertFalse(sessions.admit(three, "192.0.2.1"), "one that was turned away leaves no place")
         sessions.ended(one)
-        self.assertTrue(sessions.admit(three))
+        self.assertTrue(sessions.admit(three, "192.0.2.1"))
         self.assertEqual(len(sessions), 2)
 
     def test_shut_down(self) -> None:
         """All are asked to end; the Deferred fires when the last one has."""
         sessions = Sessions(9)
         one, two = FakeSession(), FakeSession()
-        sessions.admit(one)
-        sessions.admit(two)
+        sessions.admit(one, "192.0.2.1")
+        sessions.admit(two, "192.0.2.1")
         done = sessions.shut_down()
         self.assertEqual((one.asked, two.asked), (["shut down"], ["shut down"]))
         sessions.ended(one)

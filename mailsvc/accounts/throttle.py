@@ -235,9 +235,7 @@ class Throttle:
         return sum(state.busy.total() + len(state.line) for state in self._networks.values())
 
     def _has_room(self, state: _Network, account: Hashable) -> bool:
-        return (
-            state.busy.total() < self._places.for_network and state.busy[account] < self._places.for_account
-        )
+        return state.busy.total() < self._places.for_network and state.busy[account] < self._places.for_account
 
     def _line_limit(self, peer_network: str, now: float) -> int:
         failing = self._by_network.level(peer_network, now) >= self._places.patience

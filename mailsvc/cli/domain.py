@@ -58,9 +58,7 @@ def list_domains(common: Common, as_json: bool) -> None:
     with offline(common.database, create=False) as txn:
         rows = domains(txn)
     if as_json:
-        facts = [
-            {"domain": row.name, "accounts": row.accounts, "created": for_programs(row.created)} for row in rows
-        ]
+        facts = [{"domain": row.name, "accounts": row.accounts, "created": for_programs(row.created)} for row in rows]
         click.echo(json.dumps(facts, indent=2))
     elif rows:
         print_table(

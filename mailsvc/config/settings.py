@@ -143,7 +143,9 @@ class Accounts:
 class Limits:
     """Of the whole service."""
 
-    connections: int = _setting(2000, Whole("connections", 1, 1000000), "Open connections, all listeners.")
+    connections: int = _setting(
+        2000, Whole("connections", 1, 1000000), "Open connections, all listeners; one network gets half at most."
+    )
 
 
 @dataclass(frozen=True, slots=True)

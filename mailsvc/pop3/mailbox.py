@@ -15,7 +15,6 @@ from mailsvc.storage import mailboxes
 from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.storage.store import Store
 
-
 _REMOVED_AT_ONCE = 500
 """Messages removed in one transaction (some 50 ms), so that deliveries pass in between."""
 
@@ -65,9 +64,10 @@ class OpenMaildrop:
         item = self.messages.item(number)
         given = 0
         part = 0
-        while given < item.size:
+        # The header block may be empty, and then it is yielded too: the first piece is the header always.
+        while part == 0 or given < item.size:
             piece = await self._store.read(mailboxes.content_part, item.message_id, part)
-            if not piece:
+            if piece is None:
                 raise StorageFailure(f"part {part} of message {item.uidl} is gone")
             yield piece
             given += len(piece)

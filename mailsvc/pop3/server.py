@@ -176,9 +176,9 @@ class POP3Server(pop3.POP3):
         self._answer("-ERR [SYS/TEMP] local trouble; try again later")
 
     def patience_ended(self, waiting_for: str) -> bytes:
-        """The last words to a client that let us wait: none in a session without login, RFC 1939 section 3 neither."""
+        """The last words to a client that let us wait: none, RFC 1939 section 3 wants the connection closed without."""
         self._journal.refused("session", f"timed out waiting for {waiting_for}")
-        return f"-ERR waited too long for {waiting_for}; closing, nothing is deleted\r\n".encode("ascii")
+        return b""
 
     def shut_down(self) -> None:
         """The service stops: end the session now, or as soon as what is under way has its answer."""
@@ -447,7 +447,7 @@ class POP3Factory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session for a new connection; one line of refusal when there are too many."""
         session = POP3Server(self._rules, self._maildrops, self._portal, self._tls, self._clock, self._journal)
-        if not self.sessions.admit(session):
+        if not self.sessions.admit(session, peer_name(addr)):
             self._journal.turned_away(self._rules.name, peer_name(addr), "too many connections")
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
             return None if self._rules.implicit_tls else _Refuser()

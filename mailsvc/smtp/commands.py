@@ -14,11 +14,10 @@ from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.mail.reply import Reply, reply
 
-_COMMAND = re.compile(rb"([A-Za-z]+)(?: +(.*?))? *\Z")
 _PRINTABLE = re.compile(rb"[ -~]*\Z")
 _HELO = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}\Z")
 _PATH = re.compile(r' *<((?:[^"<>\\]|"(?:[^"\\]|\\.)*")*)>(?: +(.*))?\Z')
-_ROUTE = re.compile(r"@[^:\"]*:")
+_ROUTE = re.compile(r"@[^:\"]*:(?=.)")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+\Z")
 
@@ -44,10 +43,11 @@ def parse_command(line: bytes) -> tuple[str, str]:
     """Split a command line (without CRLF) into its verb in upper case and its argument."""
     if not _PRINTABLE.match(line):
         raise CommandError(reply(500, "5.5.2", "Syntax error: only printable ASCII may stand in a command"))
-    command = _COMMAND.match(line)
-    if command is None:
+    # No regular expression: one that also strips the end tries each of a thousand spaces in turn.
+    verb, _, argument = line.decode("ascii").partition(" ")
+    if not verb.isalpha():
         raise CommandError(reply(500, "5.5.2", "Syntax error: a command begins with its name"))
-    return command[1].decode("ascii").upper(), (command[2] or b"").decode("ascii")
+    return verb.upper(), argument.strip(" ")
 
 
 def parse_helo(argument: str) -> str:
@@ -106,8 +106,9 @@ def _path_and_parameters(argument: str, keyword: str, status: str) -> tuple[str,
         if name in parameters:
             raise CommandError(reply(501, "5.5.4", f"Parameter {name} is given twice"))
         parameters[name] = parameter[2]
-    # A source route is accepted and ignored (RFC 5321 section 3.6.1 and appendix C).
-    return _ROUTE.sub("", parts[1], count=1) if parts[1].startswith("@") else parts[1], parameters
+    # A source route is accepted and ignored (RFC 5321 section 3.6.1 and appendix C); alone it is no address.
+    route = _ROUTE.match(parts[1])
+    return parts[1][route.end() if route else 0 :], parameters
 
 
 def _address(path: str, status: str) -> Address:

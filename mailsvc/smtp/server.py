@@ -549,7 +549,7 @@ class SMTPFactory(smtp.SMTPFactory):
     def buildProtocol(self, addr: IAddress | None) -> SMTPServer | _Refuser | None:  # type: ignore[override]
         """A session for a new connection; one line of refusal when there are too many."""
         session = SMTPServer(self._rules, self._helpers, self._tls, self._clock)
-        if not self.sessions.admit(session):
+        if not self.sessions.admit(session, peer_name(addr)):
             self._helpers.journal.turned_away(Client(0, self._rules.mode.name, peer_name(addr)), "too many connections")
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
             return None if self._rules.mode.implicit_tls else _Refuser()

@@ -88,9 +88,7 @@ def remove_domain(txn: Cursor, domain: str) -> None:
     (left,) = one(txn.execute("SELECT COUNT(*) FROM account WHERE domain_id = ?", row))
     if left:
         noun = "account" if left == 1 else "accounts"
-        raise MailsvcError(
-            f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)"
-        )
+        raise MailsvcError(f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)")
     (left,) = one(txn.execute("SELECT COUNT(*) FROM (SELECT DISTINCT key FROM alias WHERE domain_id = ?) AS names", row))
     if left:
         noun = "alias" if left == 1 else "aliases"
@@ -176,9 +174,7 @@ def accounts(txn: Cursor, domain: str | None = None) -> list[AccountListing]:
             (domain, domain),
         )
     )
-    return [
-        AccountListing(address, created, messages, int(octets)) for address, created, messages, octets in rows
-    ]
+    return [AccountListing(address, created, messages, int(octets)) for address, created, messages, octets in rows]
 
 
 DELETE_ORPHAN = (

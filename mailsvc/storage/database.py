@@ -119,15 +119,11 @@ class Database:
             self._reusable = dialect.reusable_octets(connection)
         arguments = dialect.arguments(self._lock_timeout)
         self._writer = Pool(self._reactor, dialect.driver, arguments, dialect.prepare_writer, 1)
-        self._readers = Pool(
-            self._reactor, dialect.driver, arguments, dialect.prepare_reader, self._reader_count
-        )
+        self._readers = Pool(self._reactor, dialect.driver, arguments, dialect.prepare_reader, self._reader_count)
         self._closed = None
         self._is_open = True
 
-    def write(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def write(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, *args, **kwargs)` in the next group commit; fires with what it returned, after COMMIT.
 
         Fails with what `fn` raised (its work is then undone) or with `StorageFailure`.
@@ -140,9 +136,7 @@ class Database:
         self._start_writing()
         return done
 
-    def read(
-        self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]:
+    def read(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, *args, **kwargs)` on a snapshot of what is committed; fires with what it returned.
 
         Fails with what `fn` raised or with `StorageFailure`.
@@ -305,9 +299,7 @@ class Database:
         return StorageFailure(f"the database {self._dialect.name} could not do it")
 
     def _refusal(self) -> StorageFailure:
-        return StorageFailure(
-            f"the database {self._url_or_path} is not open: mailsvc is starting or stopping"
-        )
+        return StorageFailure(f"the database {self._url_or_path} is not open: mailsvc is starting or stopping")
 
     def _tell(self, failure: StorageFailure | None) -> None:
         """Log when writing begins to fail, and when it works again; the jobs' owners answer for the rest."""

@@ -120,9 +120,7 @@ def dialect_of(url_or_path: str) -> Dialect:
     """The dialect for `--database`: a file name, or `sqlite:` and a file name; raises `StartRefused`."""
     scheme, colon, rest = url_or_path.partition(":")
     if colon and scheme.lower() in ("postgresql", "postgres"):
-        raise StartRefused(
-            ["mailsvc cannot keep mail in PostgreSQL yet; give --database a file name, for sqlite"]
-        )
+        raise StartRefused(["mailsvc cannot keep mail in PostgreSQL yet; give --database a file name, for sqlite"])
     path = url_or_path
     if colon and scheme.lower() == "sqlite":
         path = unquote(rest.removeprefix("//"))
@@ -241,9 +239,7 @@ class Sqlite:
         except FileNotFoundError:
             return [f"the folder {folder} for the database {os.path.basename(name)} does not exist; make it"]
         except OSError as error:
-            return [
-                f"{_user()} cannot reach the database {name} ({error.strerror}); mend its folder's rights"
-            ]
+            return [f"{_user()} cannot reach the database {name} ({error.strerror}); mend its folder's rights"]
         if not is_folder or not (mode is None or stat.S_ISREG(mode)):
             return [f"{name} is not a file; give --database the name of a file"]
         problems = []
@@ -254,9 +250,7 @@ class Sqlite:
             )
         for path in (name, name + "-wal", name + "-shm"):
             if os.path.exists(path) and not _may(path, os.R_OK | os.W_OK):
-                problems.append(
-                    f"the file {path} is not readable and writable for {_user()}; change its owner"
-                )
+                problems.append(f"the file {path} is not readable and writable for {_user()}; change its owner")
         return problems
 
     def exists(self) -> bool:

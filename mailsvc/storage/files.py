@@ -112,10 +112,7 @@ def _locked(path: str, lock_path: str) -> int:
             os.close(descriptor)
             process = f", process {holder.decode()}," if holder.isdigit() else ""
             raise StartRefused(
-                [
-                    f"another mailsvc{process} uses this database {path};"
-                    " stop it or give --database another file"
-                ]
+                [f"another mailsvc{process} uses this database {path}; stop it or give --database another file"]
             ) from None
         except OSError as error:
             os.close(descriptor)

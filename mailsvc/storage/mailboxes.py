@@ -116,9 +116,7 @@ def maildrop(txn: Cursor, account_id: int) -> list[MaildropItem]:
 
 def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
     """Part 0 is the header block, 1, 2, ... the body; None behind the last, or when the message is gone."""
-    row = maybe(
-        txn.execute("SELECT data FROM message_content WHERE message_id = ? AND part = ?", (message_id, part))
-    )
+    row = maybe(txn.execute("SELECT data FROM message_content WHERE message_id = ? AND part = ?", (message_id, part)))
     return None if row is None else bytes(row[0])
 
 
@@ -163,9 +161,7 @@ def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[b
     return stored
 
 
-def _add_item(
-    txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]
-) -> None:
+def _add_item(txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]) -> None:
     row = maybe(
         txn.execute(
             "UPDATE account SET next_uid = next_uid + 1, used_octets = used_octets + ? WHERE id = ?"

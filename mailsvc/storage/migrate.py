@@ -48,9 +48,7 @@ def version(dialect: Dialect, cursor: Cursor) -> int:
     if not tables:
         return 0
     if "schema_version" not in tables:
-        raise StartRefused(
-            [f"the database {dialect.name} belongs to another program; give --database another file"]
-        )
+        raise StartRefused([f"the database {dialect.name} belongs to another program; give --database another file"])
     (number,) = one(cursor.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version"))
     return int(number)
 

@@ -49,9 +49,7 @@ def offline(url_or_path: str, *, create: bool) -> Iterator[Cursor]:
     dialect = dialect_of(url_or_path)
     problems = problems_of(url_or_path)
     if not problems and not create and not dialect.exists():
-        problems = [
-            f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"
-        ]
+        problems = [f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"]
     if problems:
         raise StartRefused(problems)
     try:

@@ -145,6 +145,10 @@ class Conversation:
         """More than the transport's buffer waits for the client to read."""
         self._unread = True
         if not self.closing:
+            # Not only for our own replies: TLS answers each KeyUpdate (RFC 8446 section 4.6.3) without asking us.  A
+            # handshake is left alone, because TLS has to read before it can write.
+            if self._waiting_for != "the TLS handshake":
+                self._set_reading_paused(True)
             self._wait(self._patience.unread, "the client to read")
 
     def resumeProducing(self) -> None:
@@ -255,7 +259,7 @@ class Conversation:
         if self.closing or self.lost:
             return
         must_wait = self._busy or self._unread or self._resumption is not None
-        self._set_reading_paused(must_wait and self.reader.pending > 0)
+        self._set_reading_paused(self._unread or (must_wait and self.reader.pending > 0))
         if not must_wait:
             self._expect()
 

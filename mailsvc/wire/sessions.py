@@ -2,10 +2,16 @@
 
 A factory asks `Sessions.admit` before it builds a session and tells `Sessions.ended` when the connection is gone.  What
 a session says when it is asked to end is the session's own (`Session.shut_down`).
+
+The hardest idea: who gets a place.  A fixed share for each client is too small on a quiet day or too large on a bad
+one, so a client may hold as many places as are still free: one alone gets half of all, the next half of what is left,
+and there is always a place for one who comes new.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -22,27 +28,43 @@ class Session(Protocol):
         """End now."""
 
 
-class Sessions:
-    """At most ``limit`` sessions at a time."""
+_FEW = 10
+"""So many sessions a client may always hold while there is any place: when it is crowded a share may become less."""
 
-    def __init__(self, limit: int) -> None:
+
+class Sessions:
+    """At most ``limit`` sessions at a time; one client at most as many as there are free places left.
+
+    ``client_of`` tells from the name of a peer whose client it is: all addresses of one network are one client.
+    """
+
+    def __init__(self, limit: int, client_of: Callable[[str], str] = str) -> None:
         self._limit = limit
-        self._open: set[Session] = set()
+        self._client_of = client_of
+        self._open: dict[Session, str] = {}
+        self._held: Counter[str] = Counter()
         self._emptied: list[Deferred[None]] = []
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, session: Session) -> bool:
-        """Count the session in, unless there are too many."""
-        if len(self._open) >= self._limit:
+    def admit(self, session: Session, peer: str) -> bool:
+        """Count the session in, unless there are too many, of all or of this peer's network."""
+        client = self._client_of(peer)
+        free = self._limit - len(self._open)
+        if free <= 0 or self._held[client] >= max(free, _FEW):
             return False
-        self._open.add(session)
+        self._open[session] = client
+        self._held[client] += 1
         return True
 
     def ended(self, session: Session) -> None:
         """The session's connection is gone."""
-        self._open.discard(session)
+        client = self._open.pop(session, None)
+        if client is not None:
+            self._held[client] -= 1
+            if not self._held[client]:
+                del self._held[client]
         if not self._open:
             waiting, self._emptied = self._emptied, []
             for deferred in waiting:

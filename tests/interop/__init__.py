@@ -1,0 +1,1 @@
+"""Real mail programs against the real service, on loopback."""

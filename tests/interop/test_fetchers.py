@@ -1,0 +1,216 @@
+"""Programs that fetch: what arrives is what was sent, what is kept is kept, what is deleted is gone."""
+
+from __future__ import annotations
+
+import poplib
+import time
+from typing import Any
+
+from tests.interop.clients import (
+    curl,
+    delivered,
+    fetchmail,
+    getmail,
+    mpop,
+    mutt_fetches,
+    poplib_fetches,
+    poplib_session,
+    smtplib_session,
+)
+from tests.interop.mail import message
+from tests.interop.programs import Done, InteropCase
+from tests.running import after_trace
+
+COUNT = 3
+BOTH = ("pop3", "pop3s")
+
+
+class Fetcher(InteropCase):
+    """Every test begins with three messages in the maildrop."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sent = [message(number, self.user.address) for number in range(COUNT)]
+        self.send(*self.sent)
+
+    def send(self, *messages: bytes) -> None:
+        """Deliver with smtplib, through the MX listener."""
+        with smtplib_session(self, "smtp") as session:
+            for mail in messages:
+                session.sendmail("bob@example.net", [self.user.address], mail, ["BODY=8BITMIME"])
+
+    def fetched(self, messages: list[bytes]) -> None:
+        """Assert that these are the messages that were sent, behind their trace headers."""
+        self.assertEqual(sorted(after_trace(fetched) for fetched in messages), sorted(self.sent))
+
+    def left(self, count: int) -> None:
+        """Assert that so many messages are on the server."""
+        session = poplib_session(self, "pop3s")
+        self.assertEqual(session.stat()[0], count)
+        session.quit()
+
+    def refused(self, done: Done) -> None:
+        """Assert that the program did not like the certificate, and fetched nothing."""
+        self.assertNotEqual(done.status, 0)
+        self.assertRegex(done.text.lower(), "certificate|ssl|tls")
+        self.left(COUNT)
+
+
+class Mpop(Fetcher):
+    def test_keep_over_stls_and_pop3s(self) -> None:
+        """Everything once; a second run over the other port finds nothing new by UIDL, then only what is new."""
+        self.succeeds(mpop(self, "pop3"))
+        self.fetched(delivered(self, "mpop/*/*"))
+        self.left(COUNT)
+        self.succeeds(mpop(self, "pop3s"))
+        self.fetched(delivered(self, "mpop/*/*"))
+        self.sent.append(message(COUNT, self.user.address))
+        self.send(self.sent[-1])
+        self.succeeds(mpop(self, "pop3"))
+        self.fetched(delivered(self, "mpop/*/*"))
+
+    def test_nokeep(self) -> None:
+        """The maildrop is empty afterwards."""
+        for listener in BOTH:
+            self.succeeds(mpop(self, listener, keep=False))
+        self.fetched(delivered(self, "mpop/*/*"))
+        self.left(0)
+
+    def test_another_ca_is_not_trusted(self) -> None:
+        """mpop checks, so that the tests above have really checked."""
+        self.refused(mpop(self, "pop3", ca=self.other_ca()))
+
+
+class Fetchmail(Fetcher):
+    def test_keep_over_stls_and_pop3s(self) -> None:
+        """The second run says "no new mail" (status 1) on the other port."""
+        done = self.succeeds(fetchmail(self, "pop3"))
+        self.assertIn("upgrade to TLS succeeded", done.text)
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+        self.left(COUNT)
+        self.assertEqual(fetchmail(self, "pop3s").status, 1)
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+
+    def test_nokeep_over_stls_and_ssl(self) -> None:
+        """Fetched, deleted, gone; then there is no mail (status 1)."""
+        self.succeeds(fetchmail(self, "pop3s", keep=False))
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+        self.left(0)
+        self.assertEqual(fetchmail(self, "pop3", keep=False).status, 1)
+        self.sent.append(message(COUNT, self.user.address))
+        self.send(self.sent[-1])
+        self.succeeds(fetchmail(self, "pop3", keep=False))
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+        self.left(0)
+
+    def test_another_ca_is_not_trusted(self) -> None:
+        """fetchmail checks, with STLS and with --ssl."""
+        for listener in BOTH:
+            self.refused(fetchmail(self, listener, ca=self.other_ca()))
+
+
+class Getmail(Fetcher):
+    def test_keep_then_delete(self) -> None:
+        """getmail6 remembers by UIDL, and empties the maildrop when told to."""
+        self.succeeds(getmail(self))
+        self.fetched(delivered(self, "getmail.[0-9]*"))
+        self.left(COUNT)
+        self.succeeds(getmail(self, keep=False))
+        self.fetched(delivered(self, "getmail.[0-9]*"))
+        self.left(0)
+
+    def test_another_ca_is_not_trusted(self) -> None:
+        """getmail6 checks."""
+        self.refused(getmail(self, ca=self.other_ca()))
+
+
+class Mutt(Fetcher):
+    def test_keep_then_delete(self) -> None:
+        """mutt writes what it fetched into a maildir as it is; a second run fetches all again and deletes."""
+        self.succeeds(mutt_fetches(self))
+        self.fetched(delivered(self, "mutt/*/*"))
+        self.left(COUNT)
+        for path in self.home.glob("mutt/*/*"):
+            path.unlink()
+        self.succeeds(mutt_fetches(self, keep=False))
+        self.fetched(delivered(self, "mutt/*/*"))
+        self.left(0)
+
+
+class Curl(Fetcher):
+    def url(self, listener: str, rest: str) -> str:
+        return f"{listener}://localhost:{self.port(listener)}/{rest}"
+
+    def test_list_fetch_top_and_delete(self) -> None:
+        """LIST, RETR, TOP, UIDL and DELE over both ports, with bytes that curl does not touch."""
+        for listener in BOTH:
+            listing = self.succeeds(curl(self, self.url(listener, ""))).output
+            sizes = [int(line.split()[1]) for line in listing.splitlines()]
+            fetched = [
+                self.succeeds(curl(self, self.url(listener, str(number)))).output for number in range(1, COUNT + 1)
+            ]
+            self.assertEqual(sizes, [len(mail) for mail in fetched])
+            self.fetched(fetched)
+            top = self.succeeds(curl(self, "--request", "TOP 1 2", self.url(listener, ""))).output
+            self.assertTrue(fetched[0].startswith(top), top)
+            self.assertEqual(len(top.partition(b"\r\n\r\n")[2].splitlines()), 2)
+            uidl = self.succeeds(curl(self, "--request", "UIDL", self.url(listener, ""))).output
+            self.assertEqual(len(uidl.splitlines()), COUNT)
+        self.succeeds(curl(self, "--request", "DELE", "--head", self.url("pop3s", "2")))
+        self.left(COUNT - 1)
+
+    def test_another_ca_is_not_trusted(self) -> None:
+        """Status 60 is curl's word for it."""
+        for listener in BOTH:
+            self.assertEqual(curl(self, "--cacert", self.other_ca(), self.url(listener, "1")).status, 60)
+
+
+class Poplib(Fetcher):
+    def test_everything_that_poplib_has(self) -> None:
+        """STAT, LIST, UIDL, TOP, RETR, NOOP, RSET, DELE, CAPA and QUIT agree with each other, on both ports."""
+        for listener in BOTH:
+            session = poplib_session(self, listener)
+            self.assertIn("UIDL", session.capa())
+            count, octets = session.stat()
+            sizes = [int(line.split()[1]) for line in session.list()[1]]
+            self.assertEqual((count, octets), (COUNT, sum(sizes)))
+            uidls = [line.split()[1] for line in session.uidl()[1]]
+            self.assertEqual(len(set(uidls)), COUNT)
+            self.assertEqual(session.uidl(2).split()[1:], [b"2", uidls[1]])
+            one: Any = session.list(2)  # bytes; typeshed knows only what comes without an argument
+            self.assertEqual(one.split()[1:], [b"2", b"%d" % sizes[1]])
+            self.assertEqual(session.retr(1)[1][: len(session.top(1, 3)[1])], session.top(1, 3)[1])
+            session.dele(1)
+            self.assertEqual(session.stat()[0], COUNT - 1)
+            self.assertRaises(poplib.error_proto, session.retr, 1)
+            session.noop()
+            session.rset()
+            self.assertEqual(session.stat(), (count, octets))
+            session.quit()
+            self.fetched(poplib_fetches(self, listener))
+
+    def test_a_maildrop_is_for_one_session(self) -> None:
+        """The second login is [IN-USE]; what a session marks is dropped when its connection is cut."""
+        first = poplib_session(self, "pop3")
+        first.dele(1)
+        error = self.assertRaises(poplib.error_proto, poplib_session, self, "pop3s")
+        self.assertIn(b"[IN-USE]", error.args[0])
+        first.quit()
+        self.left(COUNT - 1)
+
+    def test_deletes_are_dropped_when_the_connection_is_lost(self) -> None:
+        """Only QUIT removes (RFC 1939 section 6)."""
+        session = poplib_session(self, "pop3")
+        session.dele(1)
+        self.assertIsNotNone(session.sock)
+        session.sock.close()
+        session.file.close()
+        # The service sees the end of the connection a moment later; until then the maildrop is in use.
+        limit = time.monotonic() + 30
+        while True:
+            try:
+                self.left(COUNT)
+                break
+            except poplib.error_proto as error:
+                self.assertIn(b"[IN-USE]", error.args[0])
+                self.assertLess(time.monotonic(), limit)

@@ -1,0 +1,1 @@
+"""The whole service under load, killed, started wrongly, and as a daemon."""

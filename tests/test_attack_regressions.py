@@ -1,0 +1,154 @@
+"""What an attack on the running service once achieved, and must not achieve again: one class for each finding."""
+
+from __future__ import annotations
+
+import resource
+from unittest.mock import patch
+
+from twisted.internet.address import IPv4Address
+from twisted.trial.unittest import SynchronousTestCase
+
+from mailsvc.accounts.throttle import network
+from mailsvc.service import _affordable
+from mailsvc.surroundings import descriptors
+from mailsvc.wire.sessions import Sessions
+from tests.memory import MailHost
+from tests.test_wire_conversation import ConversationCase
+
+
+class _Session:
+    """A session that does nothing."""
+
+    def shut_down(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        """Nothing."""
+
+
+def admitted(sessions: Sessions, peer: str, attempts: int) -> int:
+    """How many of so many connections from ``peer`` are let in."""
+    return sum(sessions.admit(_Session(), peer) for _ in range(attempts))
+
+
+class OneNetworkTakesEveryPlace(SynchronousTestCase):
+    """2000 connections from one host, kept open with a NOOP now and then, and nobody else was served any more."""
+
+    def test_newcomers_find_a_place(self) -> None:
+        """One network gets half, the next half of what is left, and so on: a newcomer always finds a place."""
+        sessions = Sessions(2000, network)
+        self.assertEqual(admitted(sessions, "192.0.2.1", 3000), 1000)
+        self.assertEqual(admitted(sessions, "192.0.2.2", 3000), 500)
+        self.assertEqual(admitted(sessions, "192.0.2.3", 3), 3)
+
+    def test_a_network_is_one_peer(self) -> None:
+        """The addresses of one IPv6 /64 share."""
+        sessions = Sessions(100, network)
+        self.assertEqual(sum(admitted(sessions, f"2001:db8::{number:x}", 1) for number in range(200)), 50)
+
+    def test_the_last_places_are_for_those_who_hold_few(self) -> None:
+        """When it is crowded ten for each network are no luxury; the limit holds all the same."""
+        sessions = Sessions(100, network)
+        for number in range(1, 10):
+            self.assertGreaterEqual(admitted(sessions, f"192.0.2.{number}", 10), 10)
+        self.assertEqual(admitted(sessions, "192.0.2.99", 100), 10)
+        self.assertEqual(len(sessions), 100)
+        self.assertEqual(admitted(sessions, "192.0.2.100", 1), 0)
+
+    def test_places_come_back(self) -> None:
+        """What a network has left counts no more."""
+        sessions = Sessions(100, network)
+        held = [_Session() for _ in range(50)]
+        self.assertTrue(all(sessions.admit(each, "192.0.2.1") for each in held))
+        self.assertFalse(sessions.admit(_Session(), "192.0.2.1"))
+        for each in held:
+            sessions.ended(each)
+            sessions.ended(each)
+        self.assertEqual(admitted(sessions, "192.0.2.1", 100), 50)
+
+    def test_both_servers_ask_for_the_peer(self) -> None:
+        """A listener tells where its clients come from."""
+        host = MailHost(limit=40)
+        for factory in (host.smtp_factory(), host.pop3_factory()):
+            built = [factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000)) for _ in range(30)]
+            self.assertTrue(built)
+        self.assertEqual(len(host.sessions), 20)
+
+
+class ConnectionsTakeTheDatabasesDescriptors(SynchronousTestCase):
+    """Under the usual limit of 1024 open files a thousand idle connections kept every message from being stored."""
+
+    def limits(self, soft: int, hard: int) -> list[tuple[int, int]]:
+        """Let the process have these limits; return what it will ask for."""
+        asked: list[tuple[int, int]] = []
+
+        def setrlimit(which: int, limits: tuple[int, int]) -> None:
+            if limits[0] > hard != resource.RLIM_INFINITY:
+                raise ValueError("not allowed to raise maximum limit")
+            asked.append(limits)
+
+        for name, fake in (("getrlimit", lambda which: (soft, hard)), ("setrlimit", setrlimit)):
+            patched = patch.object(resource, name, fake)
+            patched.start()
+            self.addCleanup(patched.stop)
+        return asked
+
+    def test_the_limit_is_raised(self) -> None:
+        """What the hard limit allows is taken."""
+        asked = self.limits(1024, 524288)
+        self.assertEqual(_affordable(2000), 2000)
+        self.assertEqual(asked, [(4100, 524288)])
+
+    def test_no_more_connections_than_descriptors(self) -> None:
+        """A connection costs two, and the database keeps its own."""
+        self.limits(1024, 1024)
+        self.assertEqual(_affordable(2000), 462)
+
+    def test_never_none(self) -> None:
+        """Even a silly limit leaves one."""
+        self.limits(64, 64)
+        self.assertEqual(_affordable(2000), 1)
+
+    def test_enough_already(self) -> None:
+        """A limit that is high enough is left alone, also one without end."""
+        for soft in (4100, 100_000, resource.RLIM_INFINITY):
+            asked = self.limits(soft, resource.RLIM_INFINITY)
+            self.assertEqual((_affordable(2000), asked), (2000, []))
+
+    def test_forbidden(self) -> None:
+        """A sandbox that answers no questions is no reason not to start, one that forbids raising neither."""
+        with patch.object(resource, "getrlimit", side_effect=OSError("Operation not permitted")):
+            self.assertEqual(descriptors(4100), 4100)
+        with (
+            patch.object(resource, "getrlimit", return_value=(1024, 4096)),
+            patch.object(resource, "setrlimit", side_effect=OSError("Operation not permitted")),
+        ):
+            self.assertEqual(descriptors(4100), 1024)
+
+
+class AnswersOfTheTLSLayerPileUp(ConversationCase):
+    """A client that asked for KeyUpdates without end and read nothing made TLS fill our memory with its answers."""
+
+    def test_not_a_segment_is_read(self) -> None:
+        """Whoever does not read is not read from, also when no octet of his waits for us; later all goes on."""
+        script, client = self.begin(window=0)
+        client.send(b"write 100000\r\n")
+        client.put(b"hello\r\n")
+        client.settle()
+        self.assertEqual(client.wire.undelivered, 1)
+        client.wire.window = None
+        client.wire.startWriting()
+        client.settle()
+        self.assertEqual((client.take(), len(script.events)), (b"x" * 100_000 + b"hello\r\n", 2))
+
+    def test_also_while_a_long_reply_waits(self) -> None:
+        """The same when it is a handler that writes."""
+        script, client = self.begin(window=0)
+        client.send(b"flood 1000000\r\n")
+        client.put(b"hello\r\n")
+        client.settle()
+        self.assertEqual(client.wire.undelivered, 1)
+        client.wire.window = None
+        client.wire.startWriting()
+        client.settle()
+        self.assertEqual((script.flooded, client.take()[-7:]), (["done"], b"hello\r\n"))

@@ -1,0 +1,16 @@
+"""POP3 dialogues: each file of tests/dialogues/pop3, in several segmentations."""
+
+from __future__ import annotations
+
+from tests.dialogue import DialogueCase, add_dialogues
+
+
+class POP3DialogueTests(DialogueCase):
+    """One test a file."""
+
+    def test_there_are_some(self) -> None:
+        """The files were found."""
+        self.assertGreater(len([name for name in dir(self) if name.startswith("test_")]), 10)
+
+
+add_dialogues(POP3DialogueTests, "pop3")
