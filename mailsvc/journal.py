@@ -353,7 +353,7 @@ class ConnectionJournal:
     ) -> None:
         """A POP3 session after login ended; ``fetched`` and ``removed`` are the numbers of the messages."""
         if orderly:
-            maillog.maildrop_closed(self.peer, account, retrieved, deleted)
+            maillog.maildrop_closed(self.listener, self.peer, account, retrieved, deleted)
         first, gone = tuple(fetched)[:LIST_LIMIT], tuple(removed)[:LIST_LIMIT]
         self._note(MaildropClosed(account, retrieved, deleted, orderly, first, gone))
 

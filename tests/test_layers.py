@@ -38,7 +38,8 @@ LEVELS: dict[int, str] = {
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.credentials mailsvc.storage.senders
-        mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events mailsvc.maillog
+        mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
+        mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules
         """,
     3: """

@@ -16,7 +16,7 @@ from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS
 from mailsvc.smtp.server import SMTPFactory, SMTPServer
 from mailsvc.smtp.session import VERBS
 from mailsvc.storage import accounts
-from tests.memory import ALICE, MX, MX_OPTIONAL, PASSWORD, Client, MailCase, MailHost, log_lines
+from tests.memory import ALICE, BOB, MX, MX_OPTIONAL, PASSWORD, Client, MailCase, MailHost, log_lines
 
 ENVELOPE = b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\n"
 PLAIN = b"AUTH PLAIN " + base64.b64encode(b"\0" + ALICE.encode() + b"\0" + PASSWORD.encode())
@@ -60,7 +60,9 @@ class DurableTests(MailCase):
         host.store.calls.clear()
         client.send(b".\r\n")
         self.assertEqual(host.store.calls, ["_store"])
-        self.assertEqual([host.count(table) for table in ("message", "mailbox_item", "event")], [1, 1, 1])
+        self.assertEqual([host.count(table) for table in ("message", "mailbox_item")], [1, 1])
+        kinds = [kind for (kind,) in host.store.connection.execute("SELECT kind FROM event ORDER BY id")]
+        self.assertEqual(kinds, ["accepted", "delivered"])
 
     def test_nothing_half(self) -> None:
         """A recipient that was removed since RCPT fails the whole message with 451; nothing is stored for anyone."""
@@ -84,7 +86,7 @@ class DurableTests(MailCase):
         self.assertEqual(host.bodies_of(), [b"Subject: x\r\n\r\nbody\r\n"])
 
     def test_rows(self) -> None:
-        """The columns, the content in its parts, and the event that tells what was decided."""
+        """The columns, the content in its parts, and the events that tell what was decided."""
         host = self.host()
         client = host.secured_smtp(SUBMISSION)
         client.ask(PLAIN)
@@ -92,7 +94,7 @@ class DurableTests(MailCase):
         client.send(b"MAIL FROM:<>\r\nRCPT TO:<Bob@Example.org>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\n")
         client.send(message + b".\r\n")
         [row] = host.store.connection.execute("SELECT * FROM message").fetchall()
-        _, trace_id, reverse_path, received_at, size, header_size, digest, subject, from_, date, message_id = row
+        _, trace_id, reverse_path, received_at, size, header_size, digest, subject, from_, date, message_id = row[:11]
         trace_size = size - len(message)
         self.assertEqual((trace_id, reverse_path, received_at), ("ID1", "", 0.0))
         self.assertEqual((header_size - trace_size, digest), (len(message) - 6, sha256(message).hexdigest()))
@@ -100,18 +102,20 @@ class DurableTests(MailCase):
         parts = host.store.connection.execute("SELECT part, data FROM message_content ORDER BY part").fetchall()
         self.assertEqual([part for part, _ in parts], [0, 1])
         self.assertEqual((parts[0][1][trace_size:], parts[1][1]), (message[:-6], b"body\r\n"))
-        [(kind, trace, detail)] = host.store.connection.execute("SELECT kind, trace_id, detail FROM event").fetchall()
-        self.assertEqual((kind, trace), ("accepted", "ID1"))
+        told = host.store.connection.execute("SELECT kind, trace_id, peer, detail FROM event ORDER BY id").fetchall()
+        self.assertEqual([(kind, trace, peer) for kind, trace, peer, _ in told[:1]], [("accepted", "ID1", "192.0.2.7")])
+        delivered = [("delivered", {"mailbox": BOB, "recipient": "Bob@example.org"}), ("delivered", {"mailbox": ALICE})]
+        self.assertEqual([(kind, json.loads(detail)) for kind, _, _, detail in told[1:]], delivered)
         self.assertEqual(
-            json.loads(detail),
+            json.loads(told[0][3]),
             {
-                "peer": "192.0.2.7",
                 "helo": "client.example.net",
                 "protocol": "ESMTPSA",
                 "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384",
                 "login": "alice@example.org",
-                "sender": "",
                 "recipients": ["Bob@example.org", "alice@example.org"],
+                "recipient_count": 2,
+                "message_id_header": "<m@x>",
                 "size": len(message),
             },
         )

@@ -33,6 +33,7 @@ COMMANDS = {
     "domain": "The domains for which mail is taken.",
     "route": "Where mail goes.",
     "user": "The people who have a mailbox.",
+    "why": "What happened to a message, an address, a client.",
 }
 
 

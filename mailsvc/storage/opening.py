@@ -69,6 +69,27 @@ def offline(url_or_path: str, *, create: bool) -> Iterator[Cursor]:
         raise dialect.failure(error) from error
 
 
+@contextmanager
+def looking(url_or_path: str) -> Iterator[Cursor]:
+    """One snapshot for the command line, beside a service that may be running: nobody is held up by it.
+
+    Raises `StartRefused` (also when there is no database) or `StorageFailure`.
+    """
+    dialect = dialect_of(url_or_path)
+    problems = problems_of(url_or_path)
+    if not problems and not dialect.exists():
+        problems = [f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"]
+    if problems:
+        raise StartRefused(problems)
+    try:
+        _prepare_offline(dialect)
+        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+            dialect.begin_read(cursor)
+            yield cursor
+    except dialect.errors as error:
+        raise dialect.failure(error) from error
+
+
 def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
     """Make the database when there is none, run the pending upgrades; return sentences that tell of them.
 
