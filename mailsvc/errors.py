@@ -51,5 +51,9 @@ class StorageFailure(TemporaryFailure):
     """The database could not do it now: locked, full, read-only, or an I/O error."""
 
 
+class MailboxFull(TemporaryFailure):
+    """A message would fill a mailbox beyond its quota (`452 4.2.2`); it may be emptied before the sender gives up."""
+
+
 class LoginRefused(MailsvcError):
     """The name or the password is wrong; never says which, so that nobody can learn which names exist."""

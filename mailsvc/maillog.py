@@ -95,6 +95,18 @@ def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], o
     )
 
 
+def program_ended(trace_id: str, alias: str, program: str, how: str, *, taken: bool) -> None:
+    """A program that should get a message has ended."""
+    write = log.info if taken else log.warn
+    write(
+        "{trace_id}: {alias}, {program}: {how}",
+        trace_id=trace_id,
+        alias=shown(alias),
+        program=shown(program, 500),
+        how=shown(how, 500),
+    )
+
+
 def maildrop_closed(listener: str, peer: str, account: str, retrieved: int, deleted: int) -> None:
     """A POP3 session ended in order."""
     log.info(

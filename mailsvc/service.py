@@ -31,13 +31,15 @@ from mailsvc.accounts.login import PasswordChecker
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.accounts.throttle import network
 from mailsvc.config import Configuration
+from mailsvc.directory.lookup import TableDirectory
+from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
-from mailsvc.smtp.defaults import AccountDirectory, PasswordAuthenticator
+from mailsvc.smtp.defaults import PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
@@ -101,13 +103,18 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     portal = make_portal(checker)
     tls = ServerTLS(table)
     sessions = Sessions(_affordable(configuration.limits.connections), network)
-    intake = Intake(database, reactor, configuration.hostname)
+    delivery = configuration.delivery
+    programs = Programs(
+        reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
+    )
+    intake = Intake(database, reactor, configuration.hostname, programs=programs)
     maildrops = Maildrops(database)
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
-    directory, authenticator = AccountDirectory(database), PasswordAuthenticator(portal)
+    directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
+    authenticator = PasswordAuthenticator(portal)
     helpers = Helpers(intake, directory, authenticator, journal=SMTPJournal(journal))
-    service = MailService(configuration, reactor, database, checker, sessions, journal)
+    service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
@@ -227,6 +234,7 @@ class MailService(MultiService):
         checker: PasswordChecker,
         sessions: Sessions,
         journal: Journal,
+        programs: Programs,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -236,6 +244,7 @@ class MailService(MultiService):
         self._checker = checker
         self._sessions = sessions
         self._journal = journal
+        self._programs = programs
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
         """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
@@ -270,13 +279,14 @@ class MailService(MultiService):
     def hurry(self) -> None:
         """While stopping: wait for no session any more."""
         self._sessions.abort()
+        self._programs.stop()
 
     async def _stop(self) -> None:
         await self._close_ports()
         # First those who wait for the answer to a login: a wrong one is held back longer than we have time.
         logins_ended = self._checker.stop()
         emptied = self._sessions.shut_down()
-        deadline = self._reactor.callLater(self.configuration.timeouts.shutdown, self._sessions.abort)
+        deadline = self._reactor.callLater(self.configuration.timeouts.shutdown, self.hurry)
         await emptied
         if deadline.active():
             deadline.cancel()

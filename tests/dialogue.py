@@ -6,6 +6,11 @@ A file of ``tests/dialogues`` has comments (``#``), settings, an empty line, and
     limit: recipients 2           # a field of the listener's rules, or of BodyLimits
     user: carol@example.org word  # besides alice@ and bob@example.org, whose password is "open sesame"
     message: alice@example.org Subject: x\r\n\r\nbody\r\n
+    alias: team@example.org alice@example.org bob@example.org
+    program: sorter@example.org /bin/sorter 67 no such list    # an alias with a program: its exit status and output
+    rule: catch_all alice@example.org                          # of example.org: a field of DomainRules
+    quota: alice@example.org 900  # octets
+    disabled: bob@example.org
     segments: whole               # the dialogue is about segments: do not cut it
 
     S: 220 mail.example.org ESMTP
@@ -37,7 +42,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mailsvc.directory.program import Ended
+from mailsvc.directory.tables import Program
+from mailsvc.mail.address import parse_address
 from mailsvc.smtp.intake import BodyLimits
+from mailsvc.storage.aliases import add_alias
+from mailsvc.storage.rules import domain_rules, set_disabled, set_domain_rules, set_quota
 from tests.memory import MODES, Client, Cut, MailCase, MailHost, byte_by_byte, storage_failure, whole
 
 FOLDER = Path(__file__).resolve().parent / "dialogues"
@@ -109,6 +119,28 @@ def octets(text: str) -> bytes:
     return _ESCAPE.sub(escape, _BASE64.sub(encode, text)).encode("latin-1")
 
 
+def _set_up_directory(host: MailHost, dialogue: Dialogue) -> None:
+    """Who gets mail: what the settings of that name say."""
+    for value in dialogue.values("alias"):
+        alias, *targets = (parse_address(word) for word in value.split())
+        host.store.now(add_alias, alias, targets, 0.0)
+    for value in dialogue.values("program"):
+        name, path, status, output = value.split(" ", 3)
+        host.programs.ends[path] = Ended(int(status), octets(output))
+        host.store.now(add_alias, parse_address(name), [Program((path,))], 0.0)
+    for value in dialogue.values("rule"):
+        rule, text = value.split()
+        rules = host.store.now(domain_rules, "example.org")
+        assert rules is not None
+        changed: dict[str, Any] = {rule: parse_address(text) if "@" in text else text}
+        host.store.now(set_domain_rules, replace(rules, **changed))
+    for value in dialogue.values("quota"):
+        address, number = value.split()
+        host.store.now(set_quota, address, int(number))
+    for address in dialogue.values("disabled"):
+        host.store.now(set_disabled, address, True)
+
+
 def _matches(pattern: bytes, line: bytes) -> bool:
     expression = rb"\S+".join(re.escape(part) for part in pattern.split(b"*"))
     return re.fullmatch(expression, line) is not None
@@ -125,6 +157,7 @@ class Runner:
         self._lines: dict[str, bytes] = {}
         for value in dialogue.values("user"):
             host.add_user(*value.split(" ", 1))
+        _set_up_directory(host, dialogue)
         for value in dialogue.values("message"):
             address, _, text = value.partition(" ")
             host.put_message(octets(text), address)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from itertools import count, pairwise
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from OpenSSL import SSL
 from twisted.cred.checkers import ICredentialsChecker
@@ -42,18 +42,20 @@ from zope.interface import implementer
 from mailsvc.accounts.login import WrongLogin
 from mailsvc.accounts.realm import AccountId
 from mailsvc.accounts.realm import portal as make_portal
+from mailsvc.directory.lookup import TableDirectory
+from mailsvc.directory.program import Ended
+from mailsvc.directory.tables import Program
 from mailsvc.errors import StorageFailure
 from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.message import MessageScanner, Summary
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
-from mailsvc.smtp.defaults import AccountDirectory, PasswordAuthenticator
+from mailsvc.smtp.defaults import PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
-from mailsvc.smtp.server import Helpers
+from mailsvc.smtp.server import Helpers, SMTPFactory
 from mailsvc.smtp.server import Rules as SMTPRules
-from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage import accounts, mailboxes
 from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.rows import Cursor
@@ -468,6 +470,21 @@ BODY_LIMITS = BodyLimits(
 )
 
 
+class FakePrograms:
+    """Programs that ended before they began: ``ends`` says how, by their paths; ``given`` is what they got."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, Ended] = {}
+        self.given: list[tuple[Program, dict[str, str], bytes]] = []
+
+    async def run(
+        self, program: Program, environment: Mapping[str, str], prefix: bytes, message: IO[bytes]
+    ) -> Ended:
+        message.seek(0)
+        self.given.append((program, dict(environment), prefix + message.read()))
+        return self.ends.get(program.argv[0], Ended(0))
+
+
 class MailHost:
     """A host for example.org with the accounts `ALICE` and `BOB`, whose password is `PASSWORD`.
 
@@ -485,8 +502,12 @@ class MailHost:
         self.clients: list[Client] = []
         self._portal = make_portal(self.checker)
         numbers = count(1)
-        self.intake = Intake(self.store, self.reactor, HOSTNAME, new_id=lambda: f"ID{next(numbers)}")
-        self.helpers = Helpers(self.intake, AccountDirectory(self.store), PasswordAuthenticator(self._portal))
+        self.programs = FakePrograms()
+        self.intake = Intake(
+            self.store, self.reactor, HOSTNAME, programs=self.programs, new_id=lambda: f"ID{next(numbers)}"
+        )
+        directory = TableDirectory(self.store, HOSTNAME, programs=True)
+        self.helpers = Helpers(self.intake, directory, PasswordAuthenticator(self._portal))
         self.cut = cut
         self.add_user(ALICE)
         self.add_user(BOB)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.directory.resolve import DEPTH, REACH, Resolution, resolve
-from mailsvc.directory.tables import AliasEntry, DomainRules, Mailbox, Program, Target
+from mailsvc.directory.tables import AliasEntry, DomainRules, Mailbox, Pipe, Program, Target
 from mailsvc.mail.address import Address, parse_address
 
 HOST = "mail.example.org"
@@ -242,7 +242,7 @@ class Aliases(ResolveCase):
         memory = tables(aliases={"x@a.org": [SORTER, "alice@a.org"]})
         self.assert_refused(memory, "x@a.org", 550, "5.7.1")
         found = self.assert_leads(memory, "x@a.org", "alice@a.org", programs=True)
-        self.assertEqual(found.programs, (SORTER,))
+        self.assertEqual(found.programs, (Pipe(parse_address("x@a.org"), SORTER),))
 
     def test_depth(self) -> None:
         """So many aliases one behind the other are followed, and not one more; that is temporary."""

@@ -52,8 +52,8 @@ def explain(common: Common, address: str, size: str | None, as_json: bool) -> No
     click.echo(f"Mail for {parsed} goes to:")
     for account in found.accounts:
         click.echo(f"  {account.address} ({_fill(account)})")
-    for program in found.programs:
-        click.echo(f"  {program}")
+    for pipe in found.programs:
+        click.echo(f"  {pipe.program}")
 
 
 def _fill(account: Mailbox) -> str:
@@ -70,7 +70,7 @@ def _facts(found: Resolution, refusal: Reply | None) -> dict[str, object]:
             {"address": str(account.address), "used": account.used, "quota": account.quota}
             for account in found.accounts
         ],
-        "programs": [list(program.argv) for program in found.programs],
+        "programs": [list(pipe.program.argv) for pipe in found.programs],
         "remotes": [str(remote) for remote in found.remotes],
         "refusal": None if refusal is None else str(refusal),
     }

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mailsvc.directory.tables import RESERVED, DomainRules, Mailbox, Program, Tables, Target, key_of
+from mailsvc.directory.tables import RESERVED, DomainRules, Mailbox, Pipe, Program, Tables, Target, key_of
 from mailsvc.mail.address import Address
 from mailsvc.mail.reply import Reply, reply
 
@@ -68,7 +68,7 @@ class Resolution:
     address: Address
     steps: tuple[Step, ...]
     accounts: tuple[Mailbox, ...]
-    programs: tuple[Program, ...]
+    programs: tuple[Pipe, ...]
     remotes: tuple[Address, ...]
     refusal: Reply | None
     is_local: bool
@@ -96,7 +96,7 @@ def resolve(address: Address, tables: Tables, *, hostname: str = "", programs: b
         address,
         tuple(walk.steps),
         tuple(sorted(walk.accounts.values(), key=lambda mailbox: (mailbox.address.key, mailbox.id))),
-        tuple(sorted(walk.programs, key=lambda program: program.argv)),
+        tuple(sorted(walk.programs, key=lambda pipe: (pipe.address.key, pipe.program.argv))),
         tuple(walk.remotes[key] for key in sorted(walk.remotes)),
         _refusal(walk, is_local=is_local, is_reserved=is_reserved, programs=programs),
         is_local,
@@ -187,7 +187,7 @@ class _Walk:
         self._seen = 0
         self.steps: list[Step] = []
         self.accounts: dict[int, Mailbox] = {}
-        self.programs: set[Program] = set()
+        self.programs: set[Pipe] = set()
         self.remotes: dict[str, Address] = {}
         self.reasons: set[Reply] = set()
         self.too_far = False
@@ -254,7 +254,7 @@ class _Walk:
             self._opened.add(match.key)
             targets = sorted(entry.targets, key=_order)
             self.note(address, depth, f"is an alias that leads to {', '.join(map(str, targets))}")
-            self.programs.update(target for target in targets if isinstance(target, Program))
+            self.programs.update(Pipe(entry.address, target) for target in targets if isinstance(target, Program))
             self._seen += sum(isinstance(target, Program) for target in targets)
             return [Ask(target, match.key) for target in targets if isinstance(target, Address)]
         mailbox = self._tables.mailbox(match.key)

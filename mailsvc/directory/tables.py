@@ -60,6 +60,14 @@ Target = Address | Program
 
 
 @dataclass(frozen=True, slots=True)
+class Pipe:
+    """A program that gets mail for ``address``, the alias that leads to it; behind another alias it is another."""
+
+    address: Address
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
 class AliasEntry:
     """An alias with all its targets; ``address`` is its own name as it was written."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -21,14 +21,18 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailsvc.directory import quota
+from mailsvc.directory.tables import Pipe
+from mailsvc.errors import MailboxFull, MailsvcError
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
-from mailsvc.mail.event import Accepted, Delivered, Event
+from mailsvc.mail.event import Accepted, Delivered, Event, Noted
 from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
-from mailsvc.smtp.seams import Destination
+from mailsvc.smtp.piping import give_to_programs, pipes
+from mailsvc.smtp.seams import Destination, Programs
 from mailsvc.smtp.trace import trace_header
-from mailsvc.storage import accounts, events, mailboxes
+from mailsvc.storage import accounts, events, fullness, mailboxes
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
 
@@ -37,6 +41,14 @@ _BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines 
 _LONG_LINE = reply(554, "5.6.0", "The message holds a line longer than 998 octets")
 NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
 _FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
+
+
+class NotTaken(MailsvcError):
+    """The message is complete and is not taken; ``reply`` says why."""
+
+    def __init__(self, answer: Reply) -> None:
+        super().__init__(str(answer))
+        self.reply = answer
 
 
 class MailStore(Store, Protocol):
@@ -136,11 +148,13 @@ class Intake:
         clock: IReactorTime,
         hostname: str,
         *,
+        programs: Programs | None = None,
         new_id: Callable[[], str] = lambda: base64.b32encode(secrets.token_bytes(10)).decode("ascii"),
     ) -> None:
         self._store = store
         self._clock = clock
         self._hostname = hostname
+        self._programs = programs
         self._new_id = new_id
 
     def refusal_for_size(self, octets: int) -> Reply | None:
@@ -151,18 +165,49 @@ class Intake:
     async def accept(
         self, envelope: Envelope, destinations: Mapping[Address, Destination], reception: Reception
     ) -> str:
-        """Store the message; return its trace id once it is committed and synced.
+        """Give the message to its programs, and store it; return its trace id once it is committed and synced.
 
-        Raises `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
+        Raises `NotTaken` with the reply for the sender,
+        `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
         removed since RCPT; nothing was stored).
         """
         trace_id = self._new_id()
         now = self._clock.seconds()
         trace = trace_header(envelope, hostname=self._hostname, trace_id=trace_id, now=now)
-        await self._store.write(
-            _store, envelope, _deliveries(destinations), trace_id, now, trace, reception.spool, reception.scanner
-        )
+        wanted = pipes(destinations)
+        if self._programs is not None and wanted:
+            refused = await give_to_programs(
+                self._programs,
+                wanted,
+                envelope,
+                trace_id=trace_id,
+                trace=trace,
+                message=reception.spool,
+                size=reception.scanner.size,
+            )
+            if refused is not None:
+                raise NotTaken(refused)
+        owner = fullness.Warner(self._hostname, self._new_id)
+        job = _Job(envelope, _deliveries(destinations), _limited(destinations), wanted, trace_id, now, trace, owner)
+        try:
+            await self._store.write(_store, job, reception.spool, reception.scanner)
+        except MailboxFull:
+            raise NotTaken(quota.FULL) from None
         return trace_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is stored beside the message itself.  ``limited``: the accounts whose quota counts."""
+
+    envelope: Envelope
+    deliveries: Mapping[int, Address]
+    limited: Sequence[int]
+    pipes: Mapping[Pipe, Address]
+    trace_id: str
+    now: float
+    trace: bytes
+    warner: fullness.Warner
 
 
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
@@ -174,40 +219,37 @@ def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Addres
     return deliveries
 
 
-def _store(
-    txn: Cursor,
-    envelope: Envelope,
-    deliveries: Mapping[int, Address],
-    trace_id: str,
-    now: float,
-    trace: bytes,
-    spool: SpooledTemporaryFile[bytes],
-    scanner: MessageScanner,
-) -> None:
+def _limited(destinations: Mapping[Address, Destination]) -> tuple[int, ...]:
+    """The accounts whose quota counts: those that no recipient leads to which must always be deliverable."""
+    free = {one for destination in destinations.values() if destination.beyond_quota for one in destination.accounts}
+    return tuple(account_id for account_id in _deliveries(destinations) if account_id not in free)
+
+
+def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> None:
     """The transaction of one message; runs in the database's thread."""
     header, digest = _read_through(spool, scanner.header_size)
     summary = summarise(header, size=scanner.size, sha256=digest)
     spool.seek(len(header))
-    message_id = mailboxes.deliver(
-        txn,
-        mailboxes.NewMessage(trace_id, envelope.sender, now, trace, summary),
-        header,
-        _pieces(spool),
-        tuple(deliveries),
-    )
-    events.record(txn, _story(txn, envelope, deliveries, summary, now, trace_id, message_id))
+    size = len(job.trace) + summary.size
+    # Before, so that a message for a full mailbox costs no writing; and behind, when all that it takes is counted.
+    fullness.refuse_beyond_quota(txn, job.limited, size)
+    message_id = None
+    if job.deliveries:
+        message_id = mailboxes.deliver(
+            txn,
+            mailboxes.NewMessage(job.trace_id, job.envelope.sender, job.now, job.trace, summary),
+            header,
+            _pieces(spool),
+            tuple(job.deliveries),
+        )
+    fullness.refuse_beyond_quota(txn, job.limited, 0)
+    events.record(txn, _story(txn, job, summary, message_id))
+    job.warner.after_delivery(txn, tuple(job.deliveries), size, job.now)
 
 
-def _story(
-    txn: Cursor,
-    envelope: Envelope,
-    deliveries: Mapping[int, Address],
-    summary: Summary,
-    now: float,
-    trace_id: str,
-    message_id: int,
-) -> Iterator[events.Entry]:
-    """What this transaction does, for `mailsvc why`: accepted, and delivered to each mailbox."""
+def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None) -> Iterator[events.Entry]:
+    """What this transaction does, for `mailsvc why`: accepted, given to programs, delivered to each mailbox."""
+    envelope = job.envelope
     origin = envelope.origin
     happened: list[Event] = [
         Accepted(
@@ -222,10 +264,14 @@ def _story(
             recipient_count=len(envelope.recipients),
         )
     ]
-    for account_id, recipient in deliveries.items():
+    for pipe, recipient in job.pipes.items():
+        happened.append(Noted(f"taken by {pipe.program}", tuple({str(pipe.address): 0, str(recipient): 0})))
+    for account_id, recipient in job.deliveries.items():
         mailbox = accounts.address_of(txn, account_id)
         happened.append(Delivered(mailbox, "" if str(recipient) == mailbox else str(recipient)))
-    return (events.Entry(now, event, origin.session, origin.peer, trace_id, message_id) for event in happened)
+    return (
+        events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id) for event in happened
+    )
 
 
 def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple[bytes, str]:

@@ -13,11 +13,12 @@ An answer that may take time is an ``Awaitable``; the server takes no further co
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Protocol
 
-from mailsvc.directory.tables import Program
+from mailsvc.directory.program import Ended
+from mailsvc.directory.tables import Pipe, Program
 from mailsvc.mail.address import Address
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Envelope
@@ -54,7 +55,7 @@ class Destination:
 
     accounts: tuple[int, ...] = ()
     refusal: Reply | None = None
-    programs: tuple[Program, ...] = ()
+    programs: tuple[Pipe, ...] = ()
     beyond_quota: bool = False
 
 
@@ -66,6 +67,15 @@ class Directory(Protocol):
 
         ``size``: the octets that MAIL declared, 0 for none; an account's quota may be too small for them.
         """
+
+
+class Programs(Protocol):
+    """Runs programs that get mail."""
+
+    def run(
+        self, program: Program, environment: Mapping[str, str], prefix: bytes, message: IO[bytes]
+    ) -> Awaitable[Ended]:
+        """Give ``prefix`` and then ``message``, from its beginning, to the program.  Never fails."""
 
 
 # -- may this go on ---------------------------------------------------------------------------------------------------

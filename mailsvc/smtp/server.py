@@ -419,7 +419,7 @@ class SMTPServer(smtp.ESMTP):
         refused = None if self._guard is None else await self._guard.recipient(self.client, address)
         if refused is None:
             try:
-                destination = await self._helpers.directory.resolve(address, self.client)
+                destination = await self._helpers.directory.resolve(address, self.client, transaction.mail.size or 0)
             except TemporaryFailure as error:
                 self._journal.unavailable(self.client, "recipient lookup", error)
                 return _TROUBLE

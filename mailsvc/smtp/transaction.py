@@ -16,7 +16,7 @@ from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope, Origin
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.commands import Mail
-from mailsvc.smtp.intake import Intake, Reception
+from mailsvc.smtp.intake import Intake, NotTaken, Reception
 from mailsvc.smtp.seams import Client, Destination, Journal, Senders
 
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
@@ -60,6 +60,9 @@ class Finisher:
                 self.journal.message_refused(client, envelope, size, refused)
                 return refused
             trace_id = await self.intake.accept(envelope, transaction.recipients, reception)
+        except NotTaken as error:
+            self.journal.message_refused(client, envelope, size, error.reply)
+            return error.reply
         except MailsvcError as error:
             # Also an account that was removed since RCPT: when the client tries again, RCPT will tell.
             self.journal.unavailable(client, "storing a message", error)

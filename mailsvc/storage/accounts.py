@@ -89,7 +89,7 @@ def remove_domain(txn: Cursor, domain: str) -> None:
     if left:
         noun = "account" if left == 1 else "accounts"
         raise MailsvcError(f"the domain {domain} still has {left} {noun}; remove them first (mailsvc user remove)")
-    (left,) = one(txn.execute("SELECT COUNT(*) FROM (SELECT DISTINCT key FROM alias WHERE domain_id = ?) AS names", row))
+    (left,) = one(txn.execute("SELECT COUNT(DISTINCT key) FROM alias WHERE domain_id = ?", row))
     if left:
         noun = "alias" if left == 1 else "aliases"
         raise MailsvcError(f"the domain {domain} still has {left} {noun}; remove them first (mailsvc alias remove)")
