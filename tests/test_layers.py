@@ -40,7 +40,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.credentials mailsvc.storage.senders
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
-        mailsvc.storage.aliases mailsvc.storage.rules
+        mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
@@ -53,8 +53,9 @@ LEVELS: dict[int, str] = {
         mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,
     4: """
-        mailsvc.directory.lookup
-        mailsvc.smtp.defaults mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server
+        mailsvc.directory.lookup mailsvc.smtp.piping
+        mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.defaults
+        mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server
         mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
         """,
