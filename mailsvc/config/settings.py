@@ -137,6 +137,11 @@ class Accounts:
         300.0, Seconds(0, _DAY), "How long a password that was right need not be hashed again; 0 is never."
     )
     hash_threads: int = _setting(2, Whole("threads", 1, 64), "Passwords that are hashed at the same time.")
+    scram: bool = _setting(
+        True,
+        Switch(),
+        "Whether SCRAM is offered, and a verifier for it kept beside each password's hash.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

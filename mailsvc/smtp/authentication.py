@@ -1,0 +1,81 @@
+"""`mailsvc.smtp.seams.Authenticator` on the engine that POP3 uses as well: failures become replies (RFC 4954).
+
+501 5.5.2 for what is malformed, 535 5.7.8 for every refused login, with one text for all that a guess could be; 454 is
+the server's, from `TemporaryFailure`.  Why there is neither 534 nor 538: `mailsvc.accounts.authenticator`.
+"""
+
+from __future__ import annotations
+
+from twisted.cred.error import UnauthorizedLogin
+
+from mailsvc.accounts import authenticator as engine
+from mailsvc.errors import LoginRefused
+from mailsvc.mail.reply import reply
+from mailsvc.sasl import exchange as sasl
+from mailsvc.smtp.seams import Challenge, Channel, Client, LoggedIn, LoginFailed
+
+_REFUSED = reply(535, "5.7.8", "Authentication credentials invalid")
+_ACT_AS_OTHER = reply(535, "5.7.8", "Acting as another identity is not permitted")
+_EXPORTER = b"EXPORTER-Channel-Binding"
+
+
+class SaslAuthenticator:
+    """Every mechanism that the engine offers on a client's channel."""
+
+    def __init__(self, authenticator: engine.Authenticator) -> None:
+        self._engine = authenticator
+
+    def mechanisms(self, client: Client) -> tuple[str, ...]:
+        """See `mailsvc.smtp.seams.Authenticator`."""
+        # EHLO names them by the channel's facts alone; the binding itself is taken when an exchange begins.
+        binding = b"" if _can_bind(client) else None
+        return self._engine.mechanisms(sasl.Channel("smtp", client.peer, client.tls is not None, binding))
+
+    def begin(self, mechanism: str, client: Client, channel: Channel) -> SaslExchange | None:
+        """See `mailsvc.smtp.seams.Authenticator`."""
+        binding = channel.exporter(_EXPORTER, 32) if _can_bind(client) else None
+        seen = sasl.Channel("smtp", client.peer, client.tls is not None, binding)
+        try:
+            return SaslExchange(self._engine.begin(mechanism, seen))
+        except sasl.UnknownMechanism:
+            return None
+
+
+def _can_bind(client: Client) -> bool:
+    """Whether tls-exporter holds: RFC 9266 section 4.2 wants the extended master secret for TLS 1.2, and pyOpenSSL does
+    not tell whether it was negotiated; without it two sessions could be made to share their keying material."""
+    return client.tls is not None and client.tls.version == "TLSv1.3"
+
+
+class SaslExchange:
+    """See `mailsvc.smtp.seams.Exchange`."""
+
+    def __init__(self, exchange: engine.Exchange) -> None:
+        self._exchange = exchange
+
+    async def step(self, response: bytes | None) -> Challenge | LoggedIn | LoginFailed:
+        """The client's next response, decoded.  Fails with `TemporaryFailure`."""
+        try:
+            outcome = await self._exchange.step(response)
+        except sasl.MalformedResponse as error:
+            return self._failed(501, "5.5.2", f"Authentication failed: {error}", str(error))
+        except sasl.BindingRefused as error:
+            return self._failed(535, "5.7.8", f"Authentication failed: {error}", str(error))
+        except engine.ActingRefused as error:
+            return LoginFailed(_ACT_AS_OTHER, self._name, str(error))
+        except (LoginRefused, UnauthorizedLogin):
+            return LoginFailed(_REFUSED, self._name)
+        if isinstance(outcome, sasl.Challenge):
+            return Challenge(outcome.data)
+        return LoggedIn(outcome.address, outcome.id, self._exchange.mechanism)
+
+    def cancel(self) -> None:
+        """See `mailsvc.smtp.seams.Exchange`."""
+        self._exchange.cancel()
+
+    @property
+    def _name(self) -> str:
+        return self._exchange.name.decode("utf-8", "replace")
+
+    def _failed(self, code: int, enhanced: str, text: str, why: str) -> LoginFailed:
+        return LoginFailed(reply(code, enhanced, text), self._name, why)

@@ -1,0 +1,49 @@
+"""`mailsvc.smtp.seams.Senders` on the tables: nobody sends in the name of others (RFC 6409 section 6.1).
+
+Asked twice: for MAIL FROM, where the envelope is refused before anybody sends a message in vain, and at the end for
+From, Sender and their Resent- forms, which is what people read.  Every one of those addresses must belong to the login;
+that a Sender is right does not excuse a From that is not.
+
+A message without any of those fields speaks in nobody's name and passes.  The null sender passes at MAIL, since a mail
+program sends receipts with it; what its From says is looked at like any other.
+"""
+
+from __future__ import annotations
+
+from mailsvc.mail.address import Address
+from mailsvc.mail.authors import AuthorsError, authors
+from mailsvc.mail.reply import Reply, reply
+from mailsvc.smtp.seams import Client
+from mailsvc.storage.senders import check_sender, foreign_sender
+from mailsvc.storage.store import Store
+
+_NOT_OWNED = reply(553, "5.7.1", "Sender address not owned by the login")
+
+
+class OwnSenders:
+    """Lets an account send as itself, by its aliases, and as whom it was granted; unless it is not to be checked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def at_mail(self, client: Client, reverse_path: Address | None) -> Reply | None:
+        """See `mailsvc.smtp.seams.Senders`."""
+        if reverse_path is None or client.account is None:
+            return None
+        foreign = await self._store.read(foreign_sender, client.account, [reverse_path])
+        return None if foreign is None else _NOT_OWNED
+
+    async def at_end(self, client: Client, header: bytes) -> Reply | None:
+        """See `mailsvc.smtp.seams.Senders`."""
+        if client.account is None:
+            return None
+        try:
+            found = authors(header)
+        except AuthorsError as error:
+            # Who is not checked may write what he likes there.
+            checked = await self._store.read(check_sender, client.account)
+            return reply(550, "5.7.1", f"The sender cannot be checked: {error}") if checked else None
+        if not found:
+            return None
+        foreign = await self._store.read(foreign_sender, client.account, found)
+        return None if foreign is None else reply(550, "5.7.1", f"From: address not owned by the login: {foreign}")
