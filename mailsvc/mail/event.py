@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar, get_type_hints
 
 from mailsvc.mail.address import AddressError, parse_address
@@ -30,6 +31,7 @@ DROPPED_KEY = "!dropped"
 """The key under which events are found that tell of events which were not kept."""
 
 
+@lru_cache(4096)
 def address_key(text: str) -> str:
     """What events are looked up by for ``text``: `Address.key` of an address, else the text without case."""
     try:
@@ -61,6 +63,8 @@ class Event:
     """Something that happened.  ``kind`` is its name in the database, and never changes."""
 
     kind: ClassVar[str] = ""
+    # The names of the fields; `dataclass` sets it, and it is cheaper than `fields`.
+    __match_args__: ClassVar[tuple[str, ...]] = ()
 
     def addresses(self) -> tuple[str, ...]:
         """The addresses under which it can be found."""
@@ -79,8 +83,8 @@ class Event:
 
     def detail(self) -> dict[str, object]:
         """Its fields as plain JSON values; those that are empty are left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _plain(value) for name, value in values.items() if value not in (None, "", ())}
+        values = ((name, getattr(self, name)) for name in self.__match_args__)
+        return {name: _plain(value) for name, value in values if value not in ("", ())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from mailsvc.mail.event import Event, event_of, peer_key
 from mailsvc.storage.rows import Cursor, Row, many, one
 
+# `json.dumps` would make an encoder each time.
+_encoded = json.JSONEncoder(ensure_ascii=True, sort_keys=True).encode
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -48,15 +51,17 @@ def record(txn: Cursor, entries: Iterable[Entry]) -> None:
                     entry.time,
                     entry.event.kind,
                     entry.session,
-                    None if entry.peer is None else peer_key(entry.peer),
+                    # What a socket says of an IPv4 peer is canonical; this is asked for each row.
+                    peer_key(entry.peer) if entry.peer is not None and ":" in entry.peer else entry.peer,
                     entry.trace_id,
                     entry.message_id,
-                    json.dumps(entry.event.detail(), ensure_ascii=True, sort_keys=True),
+                    _encoded(entry.event.detail()),
                 ),
             )
         )
-        for key in entry.event.found_by():
-            txn.execute("INSERT INTO event_key (key, event_id) VALUES (?, ?)", (key, number))
+        keys = [(key, number) for key in entry.event.found_by()]
+        if keys:
+            txn.executemany("INSERT INTO event_key (key, event_id) VALUES (?, ?)", keys)
 
 
 def prune(txn: Cursor, *, before: float, keep: int, slice_of: int = 500) -> int:
