@@ -108,7 +108,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
     )
     intake = Intake(database, reactor, configuration.hostname, programs=programs)
-    maildrops = Maildrops(database)
+    maildrops = Maildrops(database, reactor)
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)

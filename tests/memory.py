@@ -498,7 +498,7 @@ class MailHost:
         self.patience = Patience()
         self.body = BODY_LIMITS
         self.checker = PlainChecker(self.store)
-        self.maildrops = Maildrops(self.store)
+        self.maildrops = Maildrops(self.store, self.reactor)
         self.clients: list[Client] = []
         self._portal = make_portal(self.checker)
         numbers = count(1)
@@ -599,7 +599,7 @@ class MailHost:
     def mail_of(self, address: str = ALICE) -> list[bytes]:
         """The messages of an account as they are stored, trace header and all."""
         return [
-            b"".join(self._parts(item.message_id))
+            b"".join(self._parts(self.account_id(address), item))
             for item in self.store.now(mailboxes.maildrop, self.account_id(address))
         ]
 
@@ -611,9 +611,10 @@ class MailHost:
         """How many rows a table has."""
         return int(self.store.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
 
-    def _parts(self, message_id: int) -> Iterator[bytes]:
-        for part in count():
-            piece = self.store.now(mailboxes.content_part, message_id, part)
+    def _parts(self, account_id: int, item: mailboxes.MaildropItem) -> Iterator[bytes]:
+        yield self.store.now(mailboxes.opening, account_id, item.uid) or b""
+        for part in count(1):
+            piece = self.store.now(mailboxes.content_part, item.message_id, part)
             if piece is None:
                 return
             yield piece
@@ -629,11 +630,12 @@ class MailHost:
 
 
 def without_trace(message: bytes) -> bytes:
-    """``message`` without the Return-Path and Received fields that the server has put in front."""
+    """``message`` without the fields that the server has put in front."""
     lines = message.split(b"\r\n")
     assert lines[0].startswith(b"Return-Path: <"), lines[0]
-    assert lines[1].startswith(b"Received: from "), lines[1]
-    first = 2
+    assert lines[1].startswith(b"Delivered-To: "), lines[1]
+    assert lines[2].startswith(b"Received: from "), lines[2]
+    first = 3
     # The last line of our Received field is its date.
     while not lines[first].endswith(b" +0000"):
         assert lines[first].startswith(b"\t"), lines[first]

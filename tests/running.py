@@ -44,7 +44,9 @@ STOP_SECONDS = 30.0
 
 _LISTENING = re.compile(r"mailsvc#info\] (\w+) +listening on 127\.0\.0\.1:(\d+)")
 _ALARMING = re.compile(r"Traceback|#(?:error|critical)\]|Unhandled", re.IGNORECASE)
-_TRACE = re.compile(rb"Return-Path: <[^>\r\n]*>\r\nReceived: from [^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+_TRACE = re.compile(
+    rb"Return-Path: <[^>\r\n]*>\r\nDelivered-To: [^\r\n]*\r\nReceived: from [^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*"
+)
 
 
 @dataclass(frozen=True)

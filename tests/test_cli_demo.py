@@ -30,7 +30,10 @@ ROOT = Path(mailsvc.__file__).resolve().parent.parent
 LIMIT = 90.0
 """Seconds for the whole demo, on the slowest machine; it takes two or three."""
 
-TRACE = b"Return-Path: <a@example.org>\r\nReceived: from x\r\n\tby y;\r\n\tFri, 20 Nov 2026 21:42:47 +0000\r\n"
+TRACE = (
+    b"Return-Path: <a@example.org>\r\nDelivered-To: b@example.org\r\n"
+    b"Received: from x\r\n\tby y;\r\n\tFri, 20 Nov 2026 21:42:47 +0000\r\n"
+)
 
 
 def shown(*lines: tuple[str, bytes], quoted: int = 20) -> list[str]:

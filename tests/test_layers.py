@@ -27,7 +27,7 @@ LEVELS: dict[int, str] = {
     1: """
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
-        mailsvc.smtp.sasl mailsvc.smtp.trace mailsvc.smtp.seams
+        mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
@@ -53,7 +53,7 @@ LEVELS: dict[int, str] = {
         mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,
     4: """
-        mailsvc.directory.lookup mailsvc.smtp.piping
+        mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server
         mailsvc.smtp.transaction

@@ -227,10 +227,10 @@ class RetrieveTests(MailCase):
         client = host.reader()
         host.store.calls.clear()
         client.ask(b"TOP 1 0")
-        self.assertEqual(host.store.calls, ["content_part"])
+        self.assertEqual(host.store.calls, ["opening"])
         host.store.calls.clear()
         client.ask(b"TOP 1 1")
-        self.assertEqual(host.store.calls, ["content_part"] * 2)
+        self.assertEqual(host.store.calls, ["opening", "content_part"])
 
     def test_small_message_is_one_write(self) -> None:
         """Status line and header leave together."""

@@ -13,10 +13,14 @@ from mailsvc.smtp.commands import CommandError, Mail, parse_command, parse_helo,
 HOST = "mail.example.org"
 
 
+OFFERED = frozenset({"SIZE", "BODY"})
+EVERY = OFFERED | {"AUTH", "SMTPUTF8", "REQUIRETLS", "RET", "ENVID", "HOLDFOR", "HOLDUNTIL", "NOTIFY", "ORCPT"}
+
+
 def mail(argument: str, *, esmtp: bool = True, limit: int = 1000, auth: bool = False) -> Mail | str:
     """What MAIL gives, or the code and status of its refusal."""
     try:
-        return parse_mail(argument, esmtp=esmtp, size_limit=limit, auth_offered=auth)
+        return parse_mail(argument, esmtp=esmtp, size_limit=limit, offered=OFFERED | ({"AUTH"} if auth else set()))
     except CommandError as error:
         return short(error.reply)
 
@@ -24,7 +28,7 @@ def mail(argument: str, *, esmtp: bool = True, limit: int = 1000, auth: bool = F
 def rcpt(argument: str) -> str:
     """The recipient, or the code and status of the refusal."""
     try:
-        return str(parse_rcpt(argument, hostname=HOST))
+        return str(parse_rcpt(argument, hostname=HOST, esmtp=True, offered=frozenset(), utf8=False)[0])
     except CommandError as error:
         return short(error.reply)
 
@@ -197,8 +201,8 @@ class MailTests(SynchronousTestCase):
     def test_any_argument(self, argument: str) -> None:
         """Any printable argument is understood or refused with 501, 552, 553 or 555, in lines of 512 octets."""
         for parse in (
-            lambda: parse_mail(f"FROM:{argument}", esmtp=True, size_limit=10, auth_offered=True),
-            lambda: parse_rcpt(f"TO:{argument}", hostname=HOST),
+            lambda: parse_mail(f"FROM:{argument}", esmtp=True, size_limit=10, offered=EVERY),
+            lambda: parse_rcpt(f"TO:{argument}", hostname=HOST, esmtp=True, offered=EVERY, utf8=True)[0],
         ):
             try:
                 parse()

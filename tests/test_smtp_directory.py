@@ -37,7 +37,8 @@ class ProgramTests(MailCase):
             ("eve@example.net", "Sort@example.org", "sort+a@example.org"),
         )
         self.assertEqual(told["MESSAGE_SIZE"], str(len(message)))
-        self.assertTrue(message.startswith(b"Return-Path: <eve@example.net>\r\nReceived: from "), message)
+        top = b"Return-Path: <eve@example.net>\r\nDelivered-To: Sort@example.org\r\nReceived: from "
+        self.assertTrue(message.startswith(top), message)
         self.assertTrue(message.endswith(b"\r\nSubject: x\r\n\r\nbody\r\n"), message)
         ((messages,),) = host.store.connection.execute("SELECT COUNT(*) FROM message").fetchall()
         self.assertEqual(messages, 0)

@@ -121,7 +121,7 @@ class DurableTests(MailCase):
         )
 
     def test_trace_header(self) -> None:
-        """Return-Path and Received stand in front; behind them is what came, to the byte."""
+        """Return-Path, Delivered-To and Received stand in front; behind them is what came, to the byte."""
         host = self.host()
         client = begun(host)
         client.send(b".\r\n")
@@ -129,6 +129,7 @@ class DurableTests(MailCase):
             host.mail_of(),
             [
                 b"Return-Path: <eve@example.net>\r\n"
+                b"Delivered-To: alice@example.org\r\n"
                 b"Received: from client.example.net ([192.0.2.7])\r\n"
                 b"\tby mail.example.org with ESMTP\r\n"
                 b"\tid ID1\r\n"
@@ -202,7 +203,7 @@ class MessageTests(MailCase):
         client = begun(host, body=b"")
         for _ in range(100):
             client.send(b"x" * 1000)
-        reception = server(client)._reception
+        reception = server(client)._receiving
         assert reception is not None
         self.assertTrue(reception.spool.closed)
         client.send(b"\r\n.\r\n")
@@ -215,7 +216,7 @@ class MessageTests(MailCase):
         host = self.host()
         host.body = replace(host.body, in_memory=1000, folder=folder)
         client = begun(host, body=b"x" * 5000)
-        reception = server(client)._reception
+        reception = server(client)._receiving
         assert reception is not None
         self.assertTrue(reception.spool._rolled)  # type: ignore[attr-defined]
         self.assertEqual(os.listdir(folder), [])
@@ -248,7 +249,7 @@ class MessageTests(MailCase):
         for end in (b".\r\n", b"\n\r\n.\r\n", None):
             host = self.host()
             client = begun(host)
-            reception = server(client)._reception
+            reception = server(client)._receiving
             assert reception is not None
             if end is None:
                 client.hang_up()
@@ -287,7 +288,7 @@ class DefectTests(MailCase):
         """An error while a body is taken is told at its end, once, and the body is never read as commands."""
         host = self.host()
         client = begun(host)
-        reception = server(client)._reception
+        reception = server(client)._receiving
         assert reception is not None
         reception.scanner = None  # type: ignore[assignment]
         client.send(b"NOOP\r\nQUIT\r\n")

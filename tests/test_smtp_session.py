@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.mail.address import parse_address
-from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS
+from mailsvc.smtp.extensions import EXTENSIONS, Figures, keywords, parameters
+from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, lmtp
 from mailsvc.smtp.session import (
     BEFORE_TLS,
     VERBS,
     WITHOUT_ARGUMENT,
     Phase,
     Session,
+    after_chunk,
     after_greeting,
     after_login,
     after_mail,
     after_rcpt,
     after_starttls,
     after_transaction,
-    extensions,
     refusal,
 )
 from tests.memory import MODES, MX, MX_OPTIONAL
@@ -34,23 +35,24 @@ ALICE = parse_address("alice@example.org")
 # What is answered inside TLS after EHLO, without an argument, by phase; "" where the verb may run.
 # On the submission listeners AUTH and MAIL depend on the login too: those have tests of their own.
 TABLE = """
-verb      START  READY  MAIL   RCPT
-EHLO      -      -      -      -
-HELO      -      -      -      -
-STARTTLS  503    503    503    503
-AUTH      502    502    502    502
-MAIL      503    -      503    503
-RCPT      503    503    -      -
-DATA      503    503    554    -
-RSET      -      -      -      -
-NOOP      -      -      -      -
-QUIT      -      -      -      -
-VRFY      -      -      -      -
-HELP      -      -      -      -
-EXPN      500    500    500    500
-BDAT      500    500    500    500
-TURN      500    500    500    500
-X         500    500    500    500
+verb      START  READY  MAIL   RCPT   CHUNKS
+EHLO      -      -      -      -      -
+HELO      -      -      -      -      -
+LHLO      500    500    500    500    500
+STARTTLS  503    503    503    503    503
+AUTH      502    502    502    502    502
+MAIL      503    -      503    503    503
+RCPT      503    503    -      -      503
+DATA      503    503    554    -      503
+BDAT      503    503    554    -      -
+RSET      -      -      -      -      -
+NOOP      -      -      -      -      -
+QUIT      -      -      -      -      -
+VRFY      -      -      -      -      -
+HELP      -      -      -      -      -
+EXPN      500    500    500    500    500
+TURN      500    500    500    500    500
+X         500    500    500    500    500
 """
 
 
@@ -96,11 +98,14 @@ class TableTests(SynchronousTestCase):
 
     def test_before_tls(self) -> None:
         """Where TLS is required all but EHLO, NOOP, STARTTLS and QUIT is 530 5.7.0 before it, unknown verbs too."""
-        self.assertEqual(BEFORE_TLS, {"EHLO", "NOOP", "STARTTLS", "QUIT"})
+        self.assertEqual(BEFORE_TLS, {"EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})
         for session in sessions():
             if not session.mode.requires_tls or session.secured:
                 continue
             for verb in {*VERBS, "", "X", "EXPN"}:
+                if verb == "LHLO":
+                    self.assertEqual(code(verb, session), "500")
+                    continue
                 if verb in BEFORE_TLS:
                     self.assertEqual(code(verb, session), "-")
                     continue
@@ -124,7 +129,7 @@ class TableTests(SynchronousTestCase):
         for mode in (SUBMISSION, SUBMISSIONS):
             session = Session(mode, Phase.READY, secured=True, helo="x", esmtp=True)
             self.assertEqual(str(refusal("MAIL", "", session)), "530 5.7.0 Authentication required")
-            self.assertEqual(code("MAIL", after_login(session, ALICE)), "-")
+            self.assertEqual(code("MAIL", after_login(session, ALICE, 1)), "-")
 
     def test_auth(self) -> None:
         """AUTH: once, on the submission listeners, inside TLS, after EHLO, outside a transaction (RFC 4954)."""
@@ -199,16 +204,20 @@ class TransitionTests(SynchronousTestCase):
                 case "STARTTLS":
                     session, seen = after_starttls(session), []
                 case "AUTH":
-                    session = after_login(session, ALICE)
+                    session = after_login(session, ALICE, 1)
                 case "MAIL":
                     session = after_mail(session)
                 case "RCPT":
                     session = after_rcpt(session)
                 case "RSET":
                     session = after_transaction(session)
-                case "DATA":
+                case "BDAT" if session.phase is Phase.RCPT:
+                    session = after_chunk(session)
+                case "DATA" | "BDAT":
                     transaction = seen[len(seen) - seen[::-1].index("MAIL") - 1 :]
-                    self.assertLessEqual(set(transaction), {"MAIL", "RCPT", "DATA", "NOOP", "VRFY", "HELP", "QUIT"})
+                    self.assertLessEqual(
+                        set(transaction), {"MAIL", "RCPT", "DATA", "BDAT", "NOOP", "VRFY", "HELP", "QUIT"}
+                    )
                     self.assertIn("RCPT", transaction)
                     self.assertTrue({"EHLO", "HELO"} & set(seen))
                     self.assertTrue(session.secured or not session.mode.requires_tls)
@@ -216,22 +225,60 @@ class TransitionTests(SynchronousTestCase):
                     session = after_transaction(session)
 
 
+class LMTPTests(SynchronousTestCase):
+    """RFC 2033."""
+
+    def test_its_own_greeting(self) -> None:
+        """LMTP has LHLO and neither EHLO nor HELO, SMTP the other way round (section 4.1)."""
+        session = Session(lmtp(requires_tls=False))
+        self.assertEqual([code(verb, session) for verb in ("LHLO", "EHLO", "HELO")], ["-", "500", "500"])
+        self.assertEqual(str(refusal("MAIL", "", session)), "503 5.5.1 Send LHLO first")
+
+    def test_no_recipient(self) -> None:
+        """DATA and BDAT are 503, not 554, when no recipient was accepted (section 4.2)."""
+        session = Session(lmtp(requires_tls=False), Phase.MAIL, helo="x", esmtp=True)
+        self.assertEqual([code(verb, session) for verb in ("DATA", "BDAT")], ["503", "503"])
+
+    def test_no_login(self) -> None:
+        """There is no AUTH."""
+        session = Session(lmtp(requires_tls=True), Phase.READY, secured=True, helo="x", esmtp=True)
+        self.assertEqual(code("AUTH", session), "502")
+
+
 class ExtensionTests(SynchronousTestCase):
-    """The EHLO keywords, each only where it holds."""
+    """The EHLO keywords, each only where it holds, and the parameters that come with them."""
 
-    ALWAYS = ("SIZE 1000", "PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES")
-
-    def offered(self, session: Session) -> tuple[str, ...]:
-        keywords = extensions(session, 1000, ("PLAIN", "LOGIN"))
-        self.assertEqual(keywords[:4], self.ALWAYS)
-        return keywords[4:]
+    FIGURES = Figures(1000, 5, 7, ("PLAIN", "LOGIN"), 60, "2030-01-31T09:00:00Z")
 
     def test_all(self) -> None:
-        """STARTTLS before TLS only; AUTH inside TLS only, on the submission listeners, before the login."""
+        """What is told in every session, in its order."""
         for session in sessions():
-            expected: tuple[str, ...] = ()
+            expected = ["SIZE 1000", "PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "CHUNKING", "DSN"]
+            expected += ["LIMITS MAILMAX=5 RCPTMAX=7"]
             if not session.secured:
-                expected += ("STARTTLS",)
-            elif session.mode.offers_auth and session.login is None:
-                expected += ("AUTH PLAIN LOGIN",)
-            self.assertEqual(self.offered(session), expected)
+                expected += ["STARTTLS"]
+            if session.secured:
+                expected += ["REQUIRETLS"]
+                if session.mode.offers_auth and session.login is None:
+                    expected += ["AUTH PLAIN LOGIN"]
+            if session.mode.requires_login:
+                expected += ["FUTURERELEASE 60 2030-01-31T09:00:00Z"]
+            self.assertEqual(list(keywords(session, self.FIGURES)), expected)
+
+    def test_switched_off(self) -> None:
+        """Limits that are none are not told, nor is a release that is not possible."""
+        session = Session(SUBMISSION, Phase.READY, secured=True, helo="x", esmtp=True)
+        told = " ".join(keywords(session, Figures(1000)))
+        for keyword in ("LIMITS", "FUTURERELEASE", "AUTH"):
+            self.assertNotIn(keyword, told)
+
+    def test_parameters_follow_keywords(self) -> None:
+        """A parameter may be used where its keyword is told; AUTH= also after the login (RFC 4954 section 5)."""
+        brought = {extension.keyword: extension.mail + extension.rcpt for extension in EXTENSIONS}
+        for session in sessions():
+            usable = parameters("MAIL", session, self.FIGURES) | parameters("RCPT", session, self.FIGURES)
+            told = {line.partition(" ")[0] for line in keywords(session, self.FIGURES)}
+            if session.login is not None and session.secured and session.mode.offers_auth:
+                told.add("AUTH")
+            expected = {name for keyword in told for name in brought[keyword]} if session.esmtp else set()
+            self.assertEqual(usable, expected, session)

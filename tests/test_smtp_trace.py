@@ -17,7 +17,7 @@ from mailsvc.mail.envelope import Envelope, Origin
 from mailsvc.smtp.modes import SUBMISSION
 from mailsvc.smtp.recipients import ACCEPTED, RecipientFacts, judgement
 from mailsvc.smtp.session import Session
-from mailsvc.smtp.trace import peer_literal, protocol_keyword, tls_clause, trace_header
+from mailsvc.smtp.trace import delivery_header, peer_literal, protocol_keyword, tls_clause, trace_header
 from tests.memory import MX_OPTIONAL
 
 ALICE, BOB, EVE = map(parse_address, ("alice@example.org", '"b b"@example.org', "eve@example.net"))
@@ -49,7 +49,6 @@ class TraceTests(SynchronousTestCase):
         self.assertEqual(
             header().decode().split("\r\n"),
             [
-                "Return-Path: <eve@example.net>",
                 "Received: from client.example.net ([192.0.2.7])",
                 "\tby mail.example.org with ESMTPS",
                 "\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256 bits), group X25519MLKEM768;",
@@ -72,8 +71,9 @@ class TraceTests(SynchronousTestCase):
         self.assertNotIn(b"alice", octets)
 
     def test_null_sender(self) -> None:
-        """The null sender is <>."""
-        self.assertTrue(header(reverse_path=None).startswith(b"Return-Path: <>\r\n"))
+        """The null sender is <>, in the header of a maildrop; on its way a message has no Return-Path."""
+        self.assertEqual(delivery_header("", str(ALICE)), b"Return-Path: <>\r\nDelivered-To: alice@example.org\r\n")
+        self.assertNotIn(b"Return-Path", header(reverse_path=None))
 
     def test_login_is_not_told(self) -> None:
         """Who has logged in is nobody else's business; that somebody has is in the protocol's name."""
@@ -98,13 +98,13 @@ class TraceTests(SynchronousTestCase):
     def test_a_parser_agrees(
         self, sender: object, recipients: list[Address], helo: str, peer: str, tls: object
     ) -> None:
-        """A parser of mail finds two fields and no defect; every line is far below 998 octets and ends in CRLF."""
+        """A parser of mail finds one field and no defect; every line is far below 998 octets and ends in CRLF."""
         octets = header(reverse_path=sender, recipients=tuple(recipients), helo=helo, peer=peer, tls=tls)
         for line in octets.splitlines(keepends=True):
             self.assertLess(len(line), 900)
             self.assertTrue(re.fullmatch(rb"[ -~\t]+\r\n", line), line)
         message = message_from_bytes(octets + b"\r\nbody\r\n", policy=SMTP)
-        self.assertEqual((message.keys(), message.defects), (["Return-Path", "Received"], []))
+        self.assertEqual((message.keys(), message.defects), (["Received"], []))
         self.assertEqual(message.get_payload(), "body\r\n")
         date = str(message["Received"]).rpartition(";")[2]
         self.assertEqual(parsedate_to_datetime(date).timestamp(), 1_700_000_000)

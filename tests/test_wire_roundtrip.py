@@ -105,7 +105,9 @@ class RoundTripTests(MailCase):
         for piece in message():
             sent.update(piece)
             size += len(piece)
-        [(stored_size, digest)] = host.store.connection.execute("SELECT size, sha256 FROM message").fetchall()
+        [(stored_size, digest)] = host.store.connection.execute(
+            "SELECT item.size, sha256 FROM mailbox_item AS item JOIN message ON message.id = message_id"
+        ).fetchall()
         self.assertEqual(digest, sent.hexdigest())
         client.take()
         client.wire.window = 1 << 20

@@ -153,7 +153,7 @@ class ForgottenTests(MailCase):
         client.ask(b"AUTH LOGIN")
         client.ask(b"STARTTLS")
         client.handshake()
-        self.assertEqual(client.ask(b"EHLO x")[-30:], b"STATUSCODES\r\n250 AUTH PLAIN LOGIN\r\n"[-30:])
+        self.assertEqual(client.ask(b"EHLO x")[-30:], b"-REQUIRETLS\r\n250 AUTH PLAIN LOGIN\r\n"[-30:])
         self.assertEqual(host.checker.logins, [])
 
 

@@ -244,12 +244,12 @@ class _Story:
 
 
 def compared(letter: Letter, fetched: Fetched) -> Iterator[Check]:
-    """Whether a message is what was sent, behind exactly the two fields that the server adds, and as long as told."""
+    """Whether a message is what was sent, behind exactly the fields that the server adds, and as long as told."""
     trace = fetched.octets.removesuffix(letter.octets)
     added = [name for name, _ in header_fields(trace)]
-    same = fetched.octets.endswith(letter.octets) and added == [b"return-path", b"received"]
+    same = fetched.octets.endswith(letter.octets) and added == [b"return-path", b"delivered-to", b"received"]
     octets = f"{len(letter.octets):,} octets"
-    yield Check(same, f"{letter.what}: {octets} are identical, behind Return-Path and Received")
+    yield Check(same, f"{letter.what}: {octets} are identical, behind Return-Path, Delivered-To and Received")
     yield Check(fetched.size == len(fetched.octets), f"{letter.what}: LIST told the size of what RETR gave")
 
 

@@ -64,6 +64,11 @@ class MessageScanner:
         self._open_line = 0
 
     @property
+    def fields(self) -> int:
+        """Header fields so far."""
+        return self._fields
+
+    @property
     def has_bare_line_end(self) -> bool:
         """Whether a CR without LF or an LF without CR has stood in the message so far (RFC 5321 section 2.3.8)."""
         return not self._cr == self._lf == self._crlf

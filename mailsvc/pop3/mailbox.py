@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from twisted.internet.interfaces import IReactorTime
+
 from mailsvc.errors import MailsvcError, StorageFailure
 from mailsvc.pop3.maildrop import Maildrop
 from mailsvc.storage import mailboxes
@@ -26,8 +28,9 @@ class MaildropInUse(MailsvcError):
 class Maildrops:
     """All accounts' maildrops; one for the service, so that the locks hold across listeners."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: IReactorTime) -> None:
         self._store = store
+        self._clock = clock
         self._locked: set[int] = set()
 
     async def open(self, account_id: int) -> OpenMaildrop:
@@ -39,7 +42,7 @@ class Maildrops:
             raise MaildropInUse("another session has this maildrop open")
         self._locked.add(account_id)
         try:
-            items = await self._store.read(mailboxes.maildrop, account_id)
+            items = await self._store.read(mailboxes.maildrop, account_id, self._clock.seconds())
         except BaseException:
             self._locked.discard(account_id)
             raise
@@ -66,7 +69,10 @@ class OpenMaildrop:
         part = 0
         # The header block may be empty, and then it is yielded too: the first piece is the header always.
         while part == 0 or given < item.size:
-            piece = await self._store.read(mailboxes.content_part, item.message_id, part)
+            if part == 0:
+                piece = await self._store.read(mailboxes.opening, self._account_id, item.uid)
+            else:
+                piece = await self._store.read(mailboxes.content_part, item.message_id, part)
             if piece is None:
                 raise StorageFailure(f"part {part} of message {item.uidl} is gone")
             yield piece

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import Protocol
 
@@ -29,15 +30,18 @@ from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Accepted, Delivered, Event, Noted
 from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
+from mailsvc.smtp import reporting
 from mailsvc.smtp.piping import give_to_programs, pipes
+from mailsvc.smtp.reporting import wants_report
 from mailsvc.smtp.seams import Destination, Programs
-from mailsvc.smtp.trace import trace_header
+from mailsvc.smtp.trace import delivery_header, trace_header
 from mailsvc.storage import accounts, events, fullness, mailboxes
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
 
 _TOO_MANY_HOPS = reply(554, "5.4.6", "Too many hops: the message seems to go in a circle")
 _BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines end with CRLF")
+_TOO_MANY_FIELDS = reply(552, "5.3.4", "The message's header has too many fields")
 _LONG_LINE = reply(554, "5.6.0", "The message holds a line longer than 998 octets")
 NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
 _FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
@@ -72,6 +76,7 @@ class BodyLimits:
     refuse_long_lines: bool
     in_memory: int
     folder: str | None
+    header_fields: int = 10000
 
 
 class Reception:
@@ -85,13 +90,26 @@ class Reception:
         self._limits = limits
         self._broken: Reply | None = None
 
+    @property
+    def refusal(self) -> Reply | None:
+        """What is known already: the reply at its end will be this one."""
+        return self._broken
+
+    def announce(self, octets: int) -> None:
+        """So many octets more will come (BDAT): too many are known to be too many before they are sent."""
+        if self._broken is None and self.scanner.size + octets > self._limits.message_size:
+            self._fail_for_size()
+
+    def _fail_for_size(self) -> None:
+        self.fail(reply(552, "5.3.4", f"The message is larger than {self._limits.message_size} octets"))
+
     def take(self, piece: bytes) -> None:
         """Take the next piece.  What will be refused anyway is still read, and no longer kept."""
         if self._broken is not None:
             return
         self.scanner.feed(piece)
         if self.scanner.size > self._limits.message_size:
-            self.fail(reply(552, "5.3.4", f"The message is larger than {self._limits.message_size} octets"))
+            self._fail_for_size()
         elif self.scanner.header_size > self._limits.header_size:
             self.fail(reply(552, "5.3.4", f"The message's header is larger than {self._limits.header_size} octets"))
         else:
@@ -120,6 +138,8 @@ class Reception:
             return _BARE_LINE_END
         if scanner.received_fields > self._limits.received_fields:
             return _TOO_MANY_HOPS
+        if scanner.fields > self._limits.header_fields:
+            return _TOO_MANY_FIELDS
         if self._limits.refuse_long_lines and scanner.longest_line > LINE_LIMIT:
             return _LONG_LINE
         return None
@@ -162,12 +182,24 @@ class Intake:
         # Asked before the body is sent, and with a reserve: on a really full disk not even deleting mail would work.
         return None if self._store.has_room_for(octets) else NO_SPACE
 
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.seconds()
+
     async def accept(
-        self, envelope: Envelope, destinations: Mapping[Address, Destination], reception: Reception
+        self,
+        envelope: Envelope,
+        destinations: Mapping[Address, Destination],
+        reception: Reception,
+        *,
+        report_to: Sequence[int] = (),
     ) -> str:
         """Give the message to its programs, and store it; return its trace id once it is committed and synced.
 
-        Raises `NotTaken` with the reply for the sender,
+        ``report_to``: the accounts of the reverse-path, for a report of the delivery if one is wanted.
+
+        Raises `NotTaken` with the reply for the sender, `mailsvc.smtp.reporting.MailLoop`,
         `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
         removed since RCPT; nothing was stored).
         """
@@ -188,7 +220,10 @@ class Intake:
             if refused is not None:
                 raise NotTaken(refused)
         owner = fullness.Warner(self._hostname, self._new_id)
-        job = _Job(envelope, _deliveries(destinations), _limited(destinations), wanted, trace_id, now, trace, owner)
+        report = reporting.Report(tuple(report_to), self._hostname, self._new_id) if wants_report(envelope) else None
+        job = _Job(
+            envelope, _deliveries(destinations), _limited(destinations), wanted, trace_id, now, trace, owner, report
+        )
         try:
             await self._store.write(_store, job, reception.spool, reception.scanner)
         except MailboxFull:
@@ -208,6 +243,7 @@ class _Job:
     now: float
     trace: bytes
     warner: fullness.Warner
+    report: reporting.Report | None
 
 
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
@@ -227,7 +263,10 @@ def _limited(destinations: Mapping[Address, Destination]) -> tuple[int, ...]:
 
 def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> None:
     """The transaction of one message; runs in the database's thread."""
+    envelope = job.envelope
     header, digest = _read_through(spool, scanner.header_size)
+    owners = reporting.mailboxes_of(txn, job.deliveries)
+    reporting.check_loop(header, job.deliveries, owners)
     summary = summarise(header, size=scanner.size, sha256=digest)
     spool.seek(len(header))
     size = len(job.trace) + summary.size
@@ -237,13 +276,30 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     if job.deliveries:
         message_id = mailboxes.deliver(
             txn,
-            mailboxes.NewMessage(job.trace_id, job.envelope.sender, job.now, job.trace, summary),
+            mailboxes.NewMessage(
+                job.trace_id,
+                envelope.sender,
+                job.now,
+                job.trace,
+                summary,
+                smtputf8=envelope.smtputf8,
+                body_8bit=envelope.body_8bit,
+                require_tls=envelope.require_tls,
+                tls_optional=reporting.tls_optional(header),
+                dsn_return=envelope.dsn_return,
+                envelope_id=envelope.envelope_id,
+            ),
             header,
             _pieces(spool),
             tuple(job.deliveries),
+            prefixes={number: delivery_header(envelope.sender, owner) for number, owner in owners.items()},
+            release_at=envelope.release_at,
         )
+        reporting.keep_wishes(txn, message_id, envelope)
     fullness.refuse_beyond_quota(txn, job.limited, 0)
     events.record(txn, _story(txn, job, summary, message_id))
+    if job.report is not None:
+        reporting.store_report(txn, job.report, envelope, job.deliveries, header, job.trace_id, job.now)
     job.warner.after_delivery(txn, tuple(job.deliveries), size, job.now)
 
 
@@ -269,9 +325,10 @@ def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None) -> 
     for account_id, recipient in job.deliveries.items():
         mailbox = accounts.address_of(txn, account_id)
         happened.append(Delivered(mailbox, "" if str(recipient) == mailbox else str(recipient)))
-    return (
-        events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id) for event in happened
-    )
+    if envelope.release_at is not None:
+        until = datetime.fromtimestamp(envelope.release_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        happened.append(Noted(f"nobody sees it before {until}, as its sender wants", (envelope.sender,)))
+    return (events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id) for event in happened)
 
 
 def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple[bytes, str]:

@@ -14,7 +14,8 @@ class Mode:
     """The rules of one kind of listener.
 
     ``implicit_tls``: TLS from the first octet.  ``requires_tls``: before TLS only EHLO, NOOP, STARTTLS and QUIT.
-    ``offers_auth``: AUTH exists, inside TLS.  ``requires_login``: MAIL only after AUTH.
+    ``offers_auth``: AUTH exists, inside TLS.  ``requires_login``: MAIL only after AUTH.  ``lmtp``: LHLO instead of
+    EHLO, and an answer for each recipient behind the message.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Mode:
     requires_tls: bool
     offers_auth: bool
     requires_login: bool
+    lmtp: bool = False
 
 
 def mx(*, requires_tls: bool) -> Mode:
@@ -34,3 +36,10 @@ SUBMISSION = Mode("submission", implicit_tls=False, requires_tls=True, offers_au
 
 SUBMISSIONS = Mode("submissions", implicit_tls=True, requires_tls=True, offers_auth=True, requires_login=True)
 """Mail from our users over implicit TLS, RFC 8314 section 3.3."""
+
+
+def lmtp(*, requires_tls: bool) -> Mode:
+    """Mail from another mail server of ours, RFC 2033; on a UNIX socket or loopback nobody listens in."""
+    return Mode(
+        "lmtp", implicit_tls=False, requires_tls=requires_tls, offers_auth=False, requires_login=False, lmtp=True
+    )

@@ -20,6 +20,7 @@ from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.reply import Reply
 from mailsvc.smtp.seams import Destination, Programs
+from mailsvc.smtp.trace import delivery_header
 
 
 def pipes(destinations: Mapping[Address, Destination]) -> dict[Pipe, Address]:
@@ -47,8 +48,9 @@ async def give_to_programs(
     """
     verdicts: list[Reply | None] = []
     for pipe, recipient in wanted.items():
-        told = environment(envelope, pipe.address, recipient, trace_id=trace_id, size=len(trace) + size)
-        ended = await programs.run(pipe.program, told, trace, message)
+        prefix = delivery_header(envelope.sender, str(pipe.address)) + trace
+        told = environment(envelope, pipe.address, recipient, trace_id=trace_id, size=len(prefix) + size)
+        ended = await programs.run(pipe.program, told, prefix, message)
         verdicts.append(verdict(ended))
         maillog.program_ended(trace_id, str(pipe.address), str(pipe.program), str(ended), taken=verdicts[-1] is None)
         if verdicts[-1] is not None and verdicts[-1].code < 500:

@@ -15,10 +15,17 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.mail import smtp
 from twisted.python.failure import Failure
@@ -28,8 +35,18 @@ from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Origin
 from mailsvc.mail.reply import Reply, reply
-from mailsvc.smtp.commands import CommandError, parse_command, parse_helo, parse_mail, parse_rcpt
+from mailsvc.smtp.commands import (
+    Chunk,
+    CommandError,
+    Mail,
+    parse_bdat,
+    parse_command,
+    parse_helo,
+    parse_mail,
+    parse_rcpt,
+)
 from mailsvc.smtp.defaults import AnySender, LogJournal, OpenGate
+from mailsvc.smtp.extensions import Figures, keywords, parameters
 from mailsvc.smtp.intake import NO_SPACE, BodyLimits, Intake, Reception
 from mailsvc.smtp.login import IMPOSSIBLE, UNKNOWN_MECHANISM, LoginDialogue, begin_login
 from mailsvc.smtp.modes import Mode
@@ -49,13 +66,13 @@ from mailsvc.smtp.seams import (
 from mailsvc.smtp.session import (
     MUST_STARTTLS,
     Session,
+    after_chunk,
     after_greeting,
     after_login,
     after_mail,
     after_rcpt,
     after_starttls,
     after_transaction,
-    extensions,
     refusal,
 )
 from mailsvc.smtp.trace import peer_literal, protocol_keyword
@@ -72,7 +89,11 @@ _READY_FOR_TLS = reply(220, "2.0.0", "Ready to start TLS")
 _INJECTED = reply(554, "5.5.0", "Data was sent before the TLS handshake; closing", closes=True)
 _NOT_VERIFIED = reply(252, "2.5.2", "Cannot VRFY user; send some mail, I will try")
 _VRFY_WHOM = reply(501, "5.5.4", "Syntax: VRFY name")
-_HELP = reply(214, "2.0.0", "EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP QUIT VRFY HELP", "See RFC 5321")
+_VRFY_UTF8 = reply(553, "5.6.7", "The name holds UTF-8, for which VRFY must end in SMTPUTF8")
+_TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session; connect again", closes=True)
+_TOO_MANY_COMMANDS = reply(421, "4.7.0", "Too many commands in one session; connect again", closes=True)
+_TOO_OLD = reply(421, "4.4.2", "The session has lasted too long; connect again", closes=True)
+_HELP = reply(214, "2.0.0", "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP", "See RFC 5321")
 _LINE_TOO_LONG = reply(500, "5.5.6", "Line too long")
 _BARE_LINE_FEED = reply(500, "5.5.2", "A line ends with CRLF, not with LF alone")
 _LOGGED_IN = reply(235, "2.7.0", "Authentication succeeded")
@@ -88,7 +109,9 @@ Answer = Reply | Awaitable[Reply | None] | None
 class Rules:
     """What one listener holds its clients to.
 
-    ``command_line`` and ``auth_line``: octets with CRLF.  ``errors``: refused commands before 421 ends the session.
+    ``command_line`` and ``auth_line``: octets with CRLF.  ``errors``: refused commands before 421 ends the session;
+    ``messages``, ``commands`` and ``session_seconds`` are what one session may have in all.  ``hold_seconds``: how far
+    ahead a user may have a message held (RFC 4865), 0 for not at all.
     """
 
     mode: Mode
@@ -99,6 +122,10 @@ class Rules:
     auth_line: int = 12288
     recipients: int = 1000
     errors: int = 20
+    messages: int = 1000
+    commands: int = 50000
+    session_seconds: float = 7200.0
+    hold_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +155,7 @@ class SMTPServer(smtp.ESMTP):
         self._rules = rules
         self._helpers = helpers
         self._journal = helpers.journal
-        self._finisher = Finisher(helpers.intake, helpers.senders, helpers.journal)
+        self._finisher = Finisher(helpers.intake, helpers.directory, helpers.senders, helpers.journal)
         self._tls = tls
         self._number = secrets.randbits(63)
         self._session = Session(rules.mode)
@@ -139,6 +166,12 @@ class SMTPServer(smtp.ESMTP):
         self._handshaking = False
         self._login: LoginDialogue | None = None
         self._transaction: Transaction | None = None
+        self._chunk: tuple[Chunk, Reply | None] | None = None
+        self._messages = 0
+        self._commands = 0
+        self._clock = clock
+        self._age: IDelayedCall | None = None
+        self._last_words: Reply | None = None
         self._held = 0
         self._stopping = False
 
@@ -175,6 +208,7 @@ class SMTPServer(smtp.ESMTP):
         self._guard = admitted
         self._handshaking = self._rules.mode.implicit_tls
         self._journal.connected(self.client)
+        self._age = self._clock.callLater(self._rules.session_seconds, self._too_old)
         if not self._rules.mode.implicit_tls:
             self.conversation.run(self._greet(admitted))
 
@@ -207,6 +241,8 @@ class SMTPServer(smtp.ESMTP):
         self._forget_transaction()
         if self._guard is not None:
             self._guard.ended(self.client)
+        if self._age is not None and self._age.active():
+            self._age.cancel()
         self.factory.sessions.ended(self)
 
     def greeting(self) -> bytes:
@@ -239,7 +275,7 @@ class SMTPServer(smtp.ESMTP):
             case Line(data):
                 return self._login_line(self._login, data) if self._login is not None else self._command(data)
             case BodyEnd():
-                return self._message_ended()
+                return self._message_ended() if self._chunk is None else self._chunk_ended(*self._chunk)
             case LineTooLong():
                 self._end_login()
                 self._answer(_LINE_TOO_LONG)
@@ -252,8 +288,9 @@ class SMTPServer(smtp.ESMTP):
         """Our own mistake: say 451, keep the session, and log it."""
         self._journal.defect(self.client, failure.value or RuntimeError("unknown"))
         self._end_login()
-        if self._receiving is not None:
-            self._receiving.fail()
+        if self.conversation.in_body:
+            if self._receiving is not None:
+                self._receiving.fail()
         else:
             self._forget_transaction()
             self._answer(_TROUBLE)
@@ -269,6 +306,14 @@ class SMTPServer(smtp.ESMTP):
         if self.conversation.idle:
             self._say_goodbye()
 
+    def _too_old(self) -> None:
+        if not self.conversation.closing:
+            self._journal.refused(self.client, "session", "it has lasted too long")
+            self._last_words = _TOO_OLD
+            # What is being stored gets its answer first; what is still on its way will not become a message.
+            if self.conversation.idle or self.conversation.in_body:
+                self.conversation.close(_TOO_OLD.encode())
+
     def abort(self) -> None:
         """The service has no more time."""
         self.conversation.abort()
@@ -281,6 +326,7 @@ class SMTPServer(smtp.ESMTP):
         if answer.is_error:
             self._journal.answered(self.client, verb, answer)
         last = self._guard.answered(self.client, verb, answer) if self._guard is not None else None
+        last = last or self._last_words
         # A 4xx is not the client's fault: 452 for one recipient after the other must not end in 421, or a message
         # with many recipients would never get through (RFC 5321 section 4.5.3.1.10).
         if answer.code >= 500:
@@ -295,7 +341,7 @@ class SMTPServer(smtp.ESMTP):
             self.conversation.close(answer.encode() + last.encode())
             return
         self.conversation.write(answer.encode())
-        if self._stopping and self._receiving is None:
+        if self._stopping and not self.conversation.in_body:
             self._say_goodbye()
 
     # -- commands -------------------------------------------------------------------------------------------------
@@ -304,7 +350,7 @@ class SMTPServer(smtp.ESMTP):
         verb = ""
         try:
             verb, argument = parse_command(line)
-            answer = await self._permitted(verb, argument)
+            answer = await (self.do_BDAT(argument) if verb == "BDAT" else self._permitted(verb, argument))
         except CommandError as error:
             # Before TLS a line that cannot be read is "everything else" too.
             unreadable = not verb and self._session.mode.requires_tls and not self._session.secured
@@ -313,17 +359,22 @@ class SMTPServer(smtp.ESMTP):
             self._answer(answer, verb)
 
     async def _permitted(self, verb: str, argument: str) -> Reply | None:
-        refused = refusal(verb, argument, self._session)
-        if refused is None and self._guard is not None:
-            refused = await self._guard.command(self.client, verb, argument)
-            if self.conversation.lost:
-                return None
-            if refused is not None:
-                self._journal.refused(self.client, verb, str(refused))
-        if refused is not None:
+        refused = await self._refusal(verb, argument)
+        if refused is not None or self.conversation.lost:
             return refused
         answer = self.lookupMethod(verb)(argument)
         return answer if answer is None or isinstance(answer, Reply) else await answer
+
+    async def _refusal(self, verb: str, argument: str) -> Reply | None:
+        self._commands += 1
+        if self._commands > self._rules.commands:
+            return _TOO_MANY_COMMANDS
+        refused = refusal(verb, argument, self._session)
+        if refused is None and self._guard is not None:
+            refused = await self._guard.command(self.client, verb, argument)
+            if refused is not None:
+                self._journal.refused(self.client, verb, str(refused))
+        return refused
 
     def lookupMethod(self, command: str) -> Callable[[str], Answer]:
         """The handler of a verb of the session table: ``do_VERB`` or ``ext_VERB``, as in the stock class."""
@@ -335,9 +386,25 @@ class SMTPServer(smtp.ESMTP):
         name = parse_helo(argument)
         self._forget_transaction()
         self._session = after_greeting(self._session, name, esmtp=True)
-        mechanisms = self._helpers.authenticator.mechanisms(self.client)
-        offered = extensions(self._session, self._rules.body.message_size, mechanisms)
+        offered = keywords(self._session, self._figures)
         return reply(250, "", f"{self._rules.hostname} greets {peer_literal(self._peer)}", *offered)
+
+    def do_LHLO(self, argument: str) -> Reply:
+        """RFC 2033 section 4.1."""
+        return self.do_EHLO(argument)
+
+    @property
+    def _figures(self) -> Figures:
+        rules = self._rules
+        latest = datetime.fromtimestamp(self._helpers.intake.now + rules.hold_seconds, UTC)
+        return Figures(
+            rules.body.message_size,
+            rules.messages,
+            rules.recipients,
+            self._helpers.authenticator.mechanisms(self.client),
+            rules.hold_seconds,
+            latest.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
 
     def do_HELO(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.1."""
@@ -392,9 +459,12 @@ class SMTPServer(smtp.ESMTP):
         mail = parse_mail(
             argument,
             esmtp=self._session.esmtp,
+            offered=parameters("MAIL", self._session, self._figures),
             size_limit=self._rules.body.message_size,
-            auth_offered=self._rules.mode.offers_auth,
         )
+        if self._messages >= self._rules.messages:
+            return _TOO_MANY_MESSAGES
+        release_at = self._release_time(mail)
         refused = self._helpers.intake.refusal_for_size(mail.size or 0)
         if refused is None and self._session.login is not None:
             try:
@@ -405,15 +475,29 @@ class SMTPServer(smtp.ESMTP):
         if refused is not None:
             self._journal.refused(self.client, "MAIL", str(refused))
             return refused
-        self._transaction = Transaction(mail)
+        self._transaction = Transaction(mail, release_at)
         self._session = after_mail(self._session)
         return _SENDER_OK
+
+    def _release_time(self, mail: Mail) -> float | None:
+        """When the message may be seen; None for at once (RFC 4865 section 4)."""
+        now = self._helpers.intake.now
+        release_at = mail.hold_until if mail.hold_for is None else now + mail.hold_for
+        if release_at is not None and release_at > now + self._rules.hold_seconds:
+            raise CommandError(reply(501, "5.5.4", f"A message is held for {self._rules.hold_seconds} s at most"))
+        return None if release_at is None or release_at <= now else release_at
 
     async def do_RCPT(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.3."""
         transaction = self._transaction
         assert transaction is not None
-        address = parse_rcpt(argument, hostname=self._rules.hostname)
+        address, wish = parse_rcpt(
+            argument,
+            hostname=self._rules.hostname,
+            esmtp=self._session.esmtp,
+            offered=parameters("RCPT", self._session, self._figures),
+            utf8=transaction.mail.smtputf8,
+        )
         if len(transaction.recipients) >= self._rules.recipients and address not in transaction.recipients:
             return _TOO_MANY_RECIPIENTS
         refused = None if self._guard is None else await self._guard.recipient(self.client, address)
@@ -428,21 +512,54 @@ class SMTPServer(smtp.ESMTP):
             sender = transaction.mail.reverse_path
             self._journal.recipient_refused(self.client, str(sender or ""), address, refused)
             return refused
-        transaction.recipients[address] = destination
+        transaction.add(address, destination, wish)
         self._session = after_rcpt(self._session)
         return ACCEPTED
 
     def do_DATA(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.4."""
+        refused = self._begin_reception()
+        if refused is not None:
+            return refused
+        self.conversation.reader.read_dotted_body()
+        self.conversation.await_body()
+        return _GO_AHEAD
+
+    def _begin_reception(self) -> Reply | None:
         assert self._transaction is not None
         try:
             self._transaction.reception = Reception(self._rules.body)
         except OSError as error:
             self._journal.unavailable(self.client, "taking a message", error)
             return NO_SPACE
-        self.conversation.reader.read_dotted_body()
+        return None
+
+    async def do_BDAT(self, argument: str) -> Reply | None:
+        """RFC 3030 section 2.  Its octets come whatever we answer, so they are read also when it is refused."""
+        chunk = parse_bdat(argument)
+        refused = await self._refusal("BDAT", argument)
+        if self.conversation.lost or (refused is not None and refused.closes):
+            return refused
+        if refused is None and self._receiving is None:
+            refused = self._begin_reception()
+        if refused is None and self._receiving is not None:
+            self._receiving.announce(chunk.octets)
+        self._chunk = (chunk, refused)
+        self.conversation.reader.read_counted_body(chunk.octets)
         self.conversation.await_body()
-        return _GO_AHEAD
+        return None
+
+    async def _chunk_ended(self, chunk: Chunk, refused: Reply | None) -> None:
+        self._chunk = None
+        self.conversation.body_ended()
+        reception = self._receiving
+        if refused is None and chunk.last:
+            await self._message_ended()
+        elif refused is None and reception is not None:
+            self._session = after_chunk(self._session)
+            self._answer(reception.refusal or reply(250, "2.0.0", f"{chunk.octets} octets taken"), "BDAT")
+        else:
+            self._answer(refused or _TROUBLE, "BDAT")
 
     @property
     def _receiving(self) -> Reception | None:
@@ -450,9 +567,9 @@ class SMTPServer(smtp.ESMTP):
 
     def _take(self, piece: bytes) -> None:
         reception = self._receiving
-        assert reception is not None
-        reception.take(piece)
-        self._hold(reception)
+        if reception is not None and (self._chunk is None or self._chunk[1] is None):
+            reception.take(piece)
+            self._hold(reception)
 
     def _hold(self, reception: Reception) -> None:
         if self._guard is not None and reception.in_memory != self._held:
@@ -466,17 +583,28 @@ class SMTPServer(smtp.ESMTP):
         assert transaction is not None
         # From here on the message is this handler's, also when the connection goes away meanwhile.
         self.conversation.body_ended()
+        self._messages += 1
         client = self.client
         try:
-            answer = await self._finisher.outcome(transaction, client, self._origin())
+            outcome = await self._finisher.outcome(transaction, client, self._origin(transaction.mail))
+        except Exception as error:
+            self._journal.defect(client, error)
+            outcome = _TROUBLE
         finally:
             transaction.discard()
             self._forget_transaction()
-        self._answer(answer, ".")
+        if not self._rules.mode.lmtp:
+            assert isinstance(outcome, Reply)
+            self._answer(outcome, ".")
+            return
+        for address in transaction.named:
+            answer = outcome if isinstance(outcome, Reply) else outcome[address]
+            self._answer(replace(answer, lines=(f"<{address}> {answer.lines[0]}", *answer.lines[1:])), ".")
 
-    def _origin(self) -> Origin:
+    def _origin(self, mail: Mail) -> Origin:
         session = self._session
-        return Origin(self._peer, session.helo, protocol_keyword(session), self._facts, session.login, self._number)
+        keyword = protocol_keyword(session, utf8=mail.smtputf8)
+        return Origin(self._peer, session.helo, keyword, self._facts, session.login, self._number)
 
     def do_RSET(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.5."""
@@ -489,7 +617,11 @@ class SMTPServer(smtp.ESMTP):
 
     def do_VRFY(self, argument: str) -> Reply:
         """RFC 5321 section 3.5.3: it would tell strangers who has an account, so it tells nothing."""
-        return _NOT_VERIFIED if argument else _VRFY_WHOM
+        name = argument.removesuffix(" SMTPUTF8")
+        if not name.isascii() and name == argument:
+            # RFC 6531 section 3.7.4.2: the parameter allows UTF-8.
+            return _VRFY_UTF8
+        return _NOT_VERIFIED if name else _VRFY_WHOM
 
     def do_HELP(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.8."""
@@ -500,8 +632,8 @@ class SMTPServer(smtp.ESMTP):
         return reply(221, "2.0.0", f"{self._rules.hostname} closing connection", closes=True)
 
     def _forget_transaction(self) -> None:
-        if self._receiving is not None:
-            self.conversation.body_ended()
+        self._chunk = None
+        self.conversation.body_ended()
         if self._transaction is not None:
             self._transaction.discard()
             self._transaction = None

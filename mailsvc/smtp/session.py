@@ -25,6 +25,7 @@ class Phase(Enum):
     READY = "greeted, no transaction"
     MAIL = "sender given"
     RCPT = "sender and at least one recipient given"
+    CHUNKS = "a part of the message has come by BDAT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +43,22 @@ class Session:
     @property
     def in_transaction(self) -> bool:
         """Whether MAIL was accepted and the message is not finished (RFC 5321 section 3.3)."""
-        return self.phase in (Phase.MAIL, Phase.RCPT)
+        return self.phase in (Phase.MAIL, Phase.RCPT, Phase.CHUNKS)
 
 
-_S, _R, _M, _T = Phase.START, Phase.READY, Phase.MAIL, Phase.RCPT
+_R, _M, _T, _C = Phase.READY, Phase.MAIL, Phase.RCPT, Phase.CHUNKS
 _ANY = frozenset(Phase)
 
 VERBS: dict[str, frozenset[Phase]] = {
     "EHLO": _ANY,
     "HELO": _ANY,
+    "LHLO": _ANY,
     "STARTTLS": _ANY,
     "AUTH": frozenset({_R}),
     "MAIL": frozenset({_R}),
     "RCPT": frozenset({_M, _T}),
     "DATA": frozenset({_T}),
+    "BDAT": frozenset({_T, _C}),
     "RSET": _ANY,
     "NOOP": _ANY,
     "QUIT": _ANY,
@@ -64,7 +67,10 @@ VERBS: dict[str, frozenset[Phase]] = {
 }
 """Every verb that exists, and the phases in which it may run."""
 
-BEFORE_TLS = frozenset({"EHLO", "NOOP", "STARTTLS", "QUIT"})
+GREETINGS = frozenset({"EHLO", "HELO", "LHLO"})
+"""LMTP has its own, so that neither can be taken for the other (RFC 2033 section 4.1)."""
+
+BEFORE_TLS = frozenset({"EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})
 """All that is valid before TLS where TLS is required (RFC 3207 section 4)."""
 
 WITHOUT_ARGUMENT = frozenset({"STARTTLS", "DATA", "RSET", "QUIT"})
@@ -76,7 +82,12 @@ _NO_ARGUMENT = reply(501, "5.5.4", "This command takes no argument")
 _EHLO_FIRST = reply(503, "5.5.1", "Send EHLO first")
 _MAIL_FIRST = reply(503, "5.5.1", "Send MAIL first")
 _NO_RECIPIENT = reply(554, "5.5.1", "No valid recipients")
+_DATA_AFTER_BDAT = reply(503, "5.5.1", "The message has begun with BDAT; go on with it, or RSET")
 _NESTED_MAIL = reply(503, "5.5.1", "A transaction is open already; RSET ends it")
+_LMTP_ONLY = reply(500, "5.5.1", "This is SMTP; send EHLO")
+_NOT_LMTP = reply(500, "5.5.1", "This is LMTP; send LHLO")
+_LHLO_FIRST = reply(503, "5.5.1", "Send LHLO first")
+_LMTP_NO_RECIPIENT = reply(503, "5.5.1", "No valid recipients")
 _TLS_ALREADY = reply(503, "5.5.1", "TLS is active already")
 _NO_AUTH = reply(502, "5.5.1", "AUTH is not offered here")
 _AUTH_ALREADY = reply(503, "5.5.1", "Already authenticated")
@@ -90,6 +101,8 @@ def refusal(verb: str, argument: str, session: Session) -> Reply | None:
         return MUST_STARTTLS
     if verb not in VERBS:
         return _UNKNOWN
+    if verb in GREETINGS and (verb == "LHLO") != session.mode.lmtp:
+        return _NOT_LMTP if session.mode.lmtp else _LMTP_ONLY
     if argument and verb in WITHOUT_ARGUMENT:
         return _NO_ARGUMENT
     if verb == "STARTTLS" and session.secured:
@@ -109,12 +122,18 @@ def refusal(verb: str, argument: str, session: Session) -> Reply | None:
 
 def _out_of_order(verb: str, session: Session) -> Reply:
     if session.phase is Phase.START:
-        return _EHLO_FIRST
+        return _LHLO_FIRST if session.mode.lmtp else _EHLO_FIRST
     if verb == "AUTH":
         return _AUTH_IN_TRANSACTION
     if verb == "MAIL":
         return _NESTED_MAIL
-    return _NO_RECIPIENT if session.phase is Phase.MAIL else _MAIL_FIRST
+    if session.phase is Phase.CHUNKS:
+        # RFC 3030 section 2: one transaction has either DATA or BDAT, and recipients come before.
+        return _DATA_AFTER_BDAT
+    if session.phase is Phase.MAIL:
+        # RFC 5321 section 3.3, and RFC 2033 section 4.2 for LMTP.
+        return _LMTP_NO_RECIPIENT if session.mode.lmtp else _NO_RECIPIENT
+    return _MAIL_FIRST
 
 
 def after_greeting(session: Session, helo: str, *, esmtp: bool) -> Session:
@@ -142,15 +161,11 @@ def after_rcpt(session: Session) -> Session:
     return replace(session, phase=Phase.RCPT)
 
 
+def after_chunk(session: Session) -> Session:
+    """BDAT without LAST was answered."""
+    return replace(session, phase=Phase.CHUNKS)
+
+
 def after_transaction(session: Session) -> Session:
     """The transaction is over: RSET, or a message that was taken or refused."""
     return replace(session, phase=Phase.START if session.phase is Phase.START else Phase.READY)
-
-
-def extensions(session: Session, message_size: int, mechanisms: tuple[str, ...]) -> tuple[str, ...]:
-    """The EHLO keywords that hold in this session (RFC 5321 section 4.1.1.1), each only where it does."""
-    always = (f"SIZE {message_size}", "PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES")
-    starttls = ("STARTTLS",) if not session.secured else ()
-    auth_holds = session.mode.offers_auth and session.secured and session.login is None
-    auth = ("AUTH " + " ".join(mechanisms),) if auth_holds else ()
-    return always + starttls + auth

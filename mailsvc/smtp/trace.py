@@ -1,4 +1,5 @@
-"""The trace header that we add to every message: Return-Path and Received (RFC 5321 section 4.4, RFC 3848).
+"""The trace header that we add: Received to the message (RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3), and
+Return-Path and Delivered-To to what lies in a maildrop (RFC 5321 section 4.4, RFC 9228).
 
 It says only what this server saw itself.  The HELO name is the client's claim and stands where RFC 5321 puts claims;
 the address beside it is what the connection showed; the TLS clause is what the handshake negotiated.  No version of
@@ -17,13 +18,12 @@ from mailsvc.smtp.session import Session
 
 
 def trace_header(envelope: Envelope, *, hostname: str, trace_id: str, now: float) -> bytes:
-    """The Return-Path and Received fields for ``envelope``, CRLF included, each line below 998 octets."""
+    """The Received field for ``envelope``, CRLF included, each line below 998 octets."""
     origin = envelope.origin
     # With one recipient "for" helps to find the way of a message; with several it would tell each about the others.
     recipient = f"\r\n\tfor <{envelope.recipients[0]}>" if len(envelope.recipients) == 1 else ""
     tls = f"\r\n\t{tls_clause(origin.tls)}" if origin.tls is not None else ""
     return (
-        f"Return-Path: <{envelope.sender}>\r\n"
         f"Received: from {origin.helo} ({peer_literal(origin.peer)})\r\n"
         f"\tby {hostname} with {origin.protocol}{tls}\r\n"
         f"\tid {trace_id}{recipient};\r\n"
@@ -48,9 +48,19 @@ def peer_literal(peer: str) -> str:
     return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
 
 
-def protocol_keyword(session: Session) -> str:
-    """The word for the "with" clause (RFC 3848): ESMTP, with S for TLS and A for AUTH."""
+def protocol_keyword(session: Session, *, utf8: bool = False) -> str:
+    """The word for the "with" clause (RFC 3848): ESMTP or LMTP, with S for TLS and A for AUTH.
+
+    ``utf8``: the transaction is an SMTPUTF8 one (RFC 6531 section 4.3).
+    """
     if not session.esmtp:
         # RFC 3848 registers no secured plain SMTP; the TLS clause tells.
         return "SMTP"
-    return "ESMTP" + ("S" if session.secured else "") + ("A" if session.login is not None else "")
+    secured, authenticated = "S" if session.secured else "", "A" if session.login is not None else ""
+    base = "LMTP" if session.mode.lmtp else "ESMTP"
+    return f"UTF8{base.removeprefix('E')}{secured}{authenticated}" if utf8 else f"{base}{secured}{authenticated}"
+
+
+def delivery_header(sender: str, mailbox: str) -> bytes:
+    """What stands on top in one maildrop: who sent it, and whose maildrop it is."""
+    return f"Return-Path: <{sender}>\r\nDelivered-To: {mailbox}\r\n".encode()

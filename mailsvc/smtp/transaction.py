@@ -5,34 +5,66 @@ ends it, `Transaction.discard` gives its memory and disk back.  `Finisher` judge
 
 The hardest idea: once the body has ended, the transaction belongs to the handler that stores it, not to the session
 any more; so a client that goes away meanwhile takes nothing with it (promise B).
+
+LMTP wants an answer for each recipient (RFC 2033 section 4.2), SMTP one for all: there, a message that one recipient
+cannot have is refused to all, because nobody could say "all but one".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from mailsvc.errors import MailsvcError, TemporaryFailure
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope, Origin
 from mailsvc.mail.reply import Reply, reply
+from mailsvc.mail.wishes import NO_WISH, Wish
 from mailsvc.smtp.commands import Mail
 from mailsvc.smtp.intake import Intake, NotTaken, Reception
-from mailsvc.smtp.seams import Client, Destination, Journal, Senders
+from mailsvc.smtp.reporting import MailLoop, wants_report
+from mailsvc.smtp.seams import Client, Destination, Directory, Journal, Senders
 
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
+_LOOP = reply(554, "5.4.6", "Mail loop: the message has been delivered to its recipient before")
 
 
 @dataclass(slots=True)
 class Transaction:
-    """``recipients``: those that were accepted, in the order of RCPT.  ``reception``: the body, once it has begun."""
+    """``recipients``: those that were accepted, in the order of RCPT; ``named``: each accepted RCPT, also a second one.
+
+    ``reception``: the body, once it has begun.  ``release_at``: see `mailsvc.mail.envelope.Envelope`.
+    """
 
     mail: Mail
+    release_at: float | None = None
     recipients: dict[Address, Destination] = field(default_factory=dict)
+    wishes: dict[Address, Wish] = field(default_factory=dict)
+    named: list[Address] = field(default_factory=list)
     reception: Reception | None = None
+
+    def add(self, address: Address, destination: Destination, wish: Wish) -> None:
+        """RCPT was accepted."""
+        self.recipients[address] = destination
+        self.named.append(address)
+        if wish != NO_WISH:
+            self.wishes[address] = wish
 
     def envelope(self, origin: Origin) -> Envelope:
         """The envelope as far as it is known."""
-        return Envelope(self.mail.reverse_path, tuple(self.recipients), origin, self.mail.body_8bit)
+        mail = self.mail
+        return Envelope(
+            mail.reverse_path,
+            tuple(self.recipients),
+            origin,
+            body_8bit=mail.body_8bit,
+            smtputf8=mail.smtputf8,
+            require_tls=mail.require_tls,
+            dsn_return=mail.dsn_return,
+            envelope_id=mail.envelope_id,
+            release_at=self.release_at,
+            wishes=dict(self.wishes),
+        )
 
     def discard(self) -> None:
         """It is over, or was never finished."""
@@ -41,36 +73,42 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
+class _Message:
+    """A complete message, and who hears of a delivery."""
+
+    envelope: Envelope
+    reception: Reception
+    client: Client
+    report_to: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finisher:
     """Judges and stores complete messages."""
 
     intake: Intake
+    directory: Directory
     senders: Senders
     journal: Journal
 
-    async def outcome(self, transaction: Transaction, client: Client, origin: Origin) -> Reply:
-        """Store the message of a transaction whose body has ended; the reply says what became of it."""
+    async def outcome(
+        self, transaction: Transaction, client: Client, origin: Origin
+    ) -> Mapping[Address, Reply] | Reply:
+        """Store the message of a transaction whose body has ended; the reply, in LMTP by recipient, tells the rest."""
         reception = transaction.reception
         assert reception is not None
         envelope = transaction.envelope(origin)
-        size = reception.scanner.size
         try:
             refused = await self._refusal(reception, client)
             if refused is not None:
-                self.journal.message_refused(client, envelope, size, refused)
+                self.journal.message_refused(client, envelope, reception.scanner.size, refused)
                 return refused
-            trace_id = await self.intake.accept(envelope, transaction.recipients, reception)
-        except NotTaken as error:
-            self.journal.message_refused(client, envelope, size, error.reply)
-            return error.reply
-        except MailsvcError as error:
-            # Also an account that was removed since RCPT: when the client tries again, RCPT will tell.
-            self.journal.unavailable(client, "storing a message", error)
-            return _TROUBLE
+            message = _Message(envelope, reception, client, await self._report_to(envelope, client))
+            if client.listener == "lmtp":
+                return await self._each(message, transaction.recipients)
+            return await self._all(message, transaction.recipients)
         finally:
             transaction.discard()
-        self.journal.accepted(client, envelope, trace_id, size)
-        return reply(250, "2.0.0", f"Ok: stored as {trace_id}")
 
     async def _refusal(self, reception: Reception, client: Client) -> Reply | None:
         refused = reception.verdict()
@@ -81,3 +119,64 @@ class Finisher:
         except TemporaryFailure as error:
             self.journal.unavailable(client, "checking the sender", error)
             return _TROUBLE
+
+    async def _report_to(self, envelope: Envelope, client: Client) -> tuple[int, ...]:
+        """The accounts behind the reverse-path, when the sender wants to hear of deliveries."""
+        if envelope.reverse_path is None or not wants_report(envelope):
+            return ()
+        try:
+            return (await self.directory.resolve(envelope.reverse_path, client)).accounts
+        except TemporaryFailure as error:
+            self.journal.unavailable(client, "looking up who wants a report", error)
+            return ()
+
+    async def _all(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
+        try:
+            return await self._accept(message, destinations)
+        except MailLoop:
+            self._refused(message, _LOOP)
+            return _LOOP
+        except NotTaken as error:
+            self._refused(message, error.reply)
+            return error.reply
+
+    async def _each(self, message: _Message, destinations: Mapping[Address, Destination]) -> Mapping[Address, Reply]:
+        """Together as far as possible; what one recipient cannot have, the others still get."""
+        # A program would run again if the message were tried again: it has its recipient for itself.
+        together = {address: leads for address, leads in destinations.items() if not leads.programs}
+        outcome: dict[Address, Reply] = {}
+        if len(together) > 1:
+            try:
+                answer = await self._accept(_for(message, together), together)
+                outcome = dict.fromkeys(together, answer)
+            except (MailLoop, NotTaken):
+                # Nothing was stored; one by one it will show who is the cause.
+                outcome = {}
+        for address, leads in destinations.items():
+            if address not in outcome:
+                alone = {address: leads}
+                outcome[address] = await self._all(_for(message, alone), alone)
+        return outcome
+
+    async def _accept(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
+        envelope, client = message.envelope, message.client
+        try:
+            trace_id = await self.intake.accept(envelope, destinations, message.reception, report_to=message.report_to)
+        except (MailLoop, NotTaken):
+            raise
+        except MailsvcError as error:
+            # Also an account that was removed since RCPT: when the client tries again, RCPT will tell.
+            self.journal.unavailable(client, "storing a message", error)
+            return _TROUBLE
+        self.journal.accepted(client, envelope, trace_id, message.reception.scanner.size)
+        return reply(250, "2.0.0", f"Ok: stored as {trace_id}")
+
+    def _refused(self, message: _Message, answer: Reply) -> None:
+        self.journal.message_refused(message.client, message.envelope, message.reception.scanner.size, answer)
+
+
+def _for(message: _Message, destinations: Mapping[Address, Destination]) -> _Message:
+    """The message with some of its recipients."""
+    envelope = message.envelope
+    wishes = {address: wish for address, wish in envelope.wishes.items() if address in destinations}
+    return replace(message, envelope=replace(envelope, recipients=tuple(destinations), wishes=wishes))

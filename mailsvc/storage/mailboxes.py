@@ -18,8 +18,9 @@ chosen at delivery.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from mailsvc.errors import NotFound, StorageFailure
 from mailsvc.mail.message import Summary
@@ -34,9 +35,9 @@ PART_LIMIT = 256 * 1024
 class NewMessage:
     """A message that is to be stored.
 
-    `received_at` is seconds since the epoch, `reverse_path` "" for the null sender; `trace_header` is what
-    we add on top (whole lines with CRLF); `summary` describes the message as it arrived, without the trace
-    header.
+    The last six are what its envelope says (schema 4). `received_at` is seconds since the epoch, `reverse_path` ""
+    for the null sender; `trace_header` is what we add on top (whole lines with CRLF); `summary` describes the message
+    as it arrived, without the trace header.
     """
 
     trace_id: str
@@ -44,6 +45,12 @@ class NewMessage:
     received_at: float
     trace_header: bytes = field(repr=False)
     summary: Summary = field(repr=False)
+    smtputf8: bool = False
+    body_8bit: bool = False
+    require_tls: bool = False
+    tls_optional: bool = False
+    dsn_return: str | None = None
+    envelope_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +70,25 @@ def deliver(
     body: Iterable[bytes],
     account_ids: Sequence[int],
     *,
+    prefixes: Mapping[int, bytes] = MappingProxyType({}),
+    release_at: float | None = None,
     entropy: Callable[[int], str] = secrets.token_hex,
 ) -> int:
     """Store a message in the maildrops of `account_ids` (once in each), return the message's id.
 
-    `header` is the message's own header block with its empty line, `body` the rest in pieces of at most
-    `PART_LIMIT` octets that are stored as they come.  `NotFound` when an account is gone meanwhile,
-    `StorageFailure` when header and body are not as long as the summary says; the caller's transaction (or
-    savepoint) must then be rolled back, which `Database.write` does.
+    `prefixes` has by account what stands before the header in that maildrop (whole lines with CRLF); `release_at`,
+    seconds since the epoch, hides the items until then. `header` is the message's own header block with its empty
+    line, `body` the rest in pieces of at most `PART_LIMIT` octets that are stored as they come. `NotFound` when an
+    account is gone meanwhile, `StorageFailure` when header and body are not as long as the summary says; the caller's
+    transaction (or savepoint) must then be rolled back, which `Database.write` does.
     """
     size = len(new.trace_header) + new.summary.size
     (message_id,) = one(
         txn.execute(
             "INSERT INTO message (trace_id, reverse_path, received_at, size, header_size, sha256,"
-            " subject, from_header, date_header, message_id_header)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            " subject, from_header, date_header, message_id_header,"
+            " smtputf8, body_8bit, require_tls, tls_optional, dsn_return, envelope_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             (
                 new.trace_id,
                 new.reverse_path,
@@ -89,6 +100,12 @@ def deliver(
                 _column(new.summary.from_),
                 _column(new.summary.date),
                 _column(new.summary.message_id),
+                int(new.smtputf8),
+                int(new.body_8bit),
+                int(new.require_tls),
+                int(new.tls_optional),
+                new.dsn_return,
+                new.envelope_id,
             ),
         )
     )
@@ -99,19 +116,42 @@ def deliver(
             " it was not stored (is the folder for temporary files full?)"
         )
     for account_id in dict.fromkeys(account_ids):
-        _add_item(txn, account_id, message_id, size, entropy)
+        _add_item(txn, account_id, message_id, size, prefixes.get(account_id, b""), release_at, entropy)
     return int(message_id)
 
 
-def maildrop(txn: Cursor, account_id: int) -> list[MaildropItem]:
-    """All items of the account in the order of their uids; empty also when there is no such account."""
+def maildrop(txn: Cursor, account_id: int, now: float | None = None) -> list[MaildropItem]:
+    """The account's items in the order of their uids, without those that are held beyond `now` (seconds since the
+    epoch; None: all); empty also when there is no such account."""
     rows = many(
         txn.execute(
-            "SELECT uid, message_id, size, uidl FROM mailbox_item WHERE account_id = ? ORDER BY uid",
-            (account_id,),
+            "SELECT uid, message_id, size, uidl FROM mailbox_item"
+            " WHERE account_id = ? AND (release_at IS NULL OR ? IS NULL OR release_at <= ?) ORDER BY uid",
+            (account_id, now, now),
         )
     )
     return [MaildropItem(*row) for row in rows]
+
+
+def opening(txn: Cursor, account_id: int, uid: int) -> bytes | None:
+    """The header block as this maildrop shows it: the item's own prefix, then part 0; None when the item is gone."""
+    row = maybe(
+        txn.execute(
+            "SELECT item.prefix, content.data FROM mailbox_item AS item"
+            " JOIN message_content AS content ON content.message_id = item.message_id AND content.part = 0"
+            " WHERE item.account_id = ? AND item.uid = ?",
+            (account_id, uid),
+        )
+    )
+    return None if row is None else bytes(row[0]) + bytes(row[1])
+
+
+def note_wishes(txn: Cursor, message_id: int, wishes: Iterable[tuple[str, str | None, str | None]]) -> None:
+    """Keep what the sender wants to hear: (recipient, the words of NOTIFY, ORCPT), each recipient once."""
+    txn.executemany(
+        "INSERT INTO delivery_wish (message_id, address, notify, original) VALUES (?, ?, ?, ?)",
+        [(message_id, *wish) for wish in wishes],
+    )
 
 
 def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
@@ -161,7 +201,16 @@ def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[b
     return stored
 
 
-def _add_item(txn: Cursor, account_id: int, message_id: int, size: int, entropy: Callable[[int], str]) -> None:
+def _add_item(
+    txn: Cursor,
+    account_id: int,
+    message_id: int,
+    message_size: int,
+    prefix: bytes,
+    release_at: float | None,
+    entropy: Callable[[int], str],
+) -> None:
+    size = message_size + len(prefix)
     row = maybe(
         txn.execute(
             "UPDATE account SET next_uid = next_uid + 1, used_octets = used_octets + ? WHERE id = ?"
@@ -173,8 +222,9 @@ def _add_item(txn: Cursor, account_id: int, message_id: int, size: int, entropy:
         raise NotFound("the account that the message was for has been removed meanwhile")
     (uid,) = row
     txn.execute(
-        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl) VALUES (?, ?, ?, ?, ?)",
-        (account_id, uid, message_id, size, uidl(uid, entropy(8))),
+        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (account_id, uid, message_id, size, uidl(uid, entropy(8)), prefix, release_at),
     )
 
 

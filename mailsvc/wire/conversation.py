@@ -233,6 +233,11 @@ class Conversation:
             self._transport.abortConnection()
 
     @property
+    def in_body(self) -> bool:
+        """Whether a body is being read."""
+        return self._in_body
+
+    @property
     def idle(self) -> bool:
         """Whether the client is between commands: nothing in flight, no body under way."""
         return not self._busy and not self._in_body
