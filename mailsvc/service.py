@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -27,7 +28,10 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.login import PasswordChecker
+from mailsvc.accounts.proofs import ProofChecker
+from mailsvc.accounts.realm import Account
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.accounts.throttle import network
 from mailsvc.config import Configuration
@@ -36,17 +40,21 @@ from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
+from mailsvc.mail.address import Address
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
-from mailsvc.smtp.defaults import PasswordAuthenticator
+from mailsvc.sasl.scram import ITERATIONS
+from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
+from mailsvc.smtp.ownership import OwnSenders
 from mailsvc.smtp.server import Helpers, SMTPFactory
 from mailsvc.smtp.server import Rules as SMTPRules
 from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
+from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
 from mailsvc.tls.server import ServerTLS
 from mailsvc.tls.sources import load_folder, passphrase_source
@@ -99,6 +107,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
         reactor,
         remember=configuration.accounts.remember_login,
         threads=configuration.accounts.hash_threads,
+        verifiers=ITERATIONS if configuration.accounts.scram else 0,
     )
     portal = make_portal(checker)
     tls = ServerTLS(table)
@@ -112,8 +121,8 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
-    authenticator = PasswordAuthenticator(portal)
-    helpers = Helpers(intake, directory, authenticator, journal=SMTPJournal(journal))
+    authenticator = SaslAuthenticator(_authenticator(configuration, database, checker, portal, reactor))
+    helpers = Helpers(intake, directory, authenticator, senders=OwnSenders(database), journal=SMTPJournal(journal))
     service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
 
     def smtp(mode: Mode) -> IProtocolFactory:
@@ -151,6 +160,18 @@ def _affordable(connections: int) -> int:
         wanted=wanted,
     )
     return affordable
+
+
+def _authenticator(
+    configuration: Configuration, database: Database, checker: PasswordChecker, portal: Portal, reactor: Any
+) -> Authenticator:
+    """Who is it: the one engine for SMTP, and for POP3's AUTH."""
+    proofs = ProofChecker(database, checker.guard, reactor) if configuration.accounts.scram else None
+
+    def acts_as(account: Account, address: Address) -> Deferred[bool]:
+        return database.read(is_name_of, account.id, address)
+
+    return Authenticator(portal, proofs=proofs, acts_as=acts_as)
 
 
 def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> SMTPRules:

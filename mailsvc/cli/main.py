@@ -54,8 +54,15 @@ class Common:
 
         Raises ConfigurationRefused.
         """
-        nameless = Surroundings(fqdn=lambda: "localhost", privileged=False)  # nobody needs the resolver here
-        return self._load(nameless).configuration.database
+        return self._nameless().configuration.database
+
+    @property
+    def scram(self) -> bool:
+        """Whether SCRAM verifiers are kept; raises ConfigurationRefused."""
+        return self._nameless().configuration.accounts.scram
+
+    def _nameless(self) -> InForce:
+        return self._load(Surroundings(fqdn=lambda: "localhost", privileged=False))  # nobody needs the resolver here
 
     def _load(self, machine: Surroundings) -> InForce:
         return load(self.file, {"database": self.database_option}, machine, os.environ)

@@ -1,4 +1,4 @@
-"""`mailsvc user add|passwd|list|set|remove`: the people who have a mailbox.
+"""`mailsvc user add|passwd|list|set|remove|app-password|grant|revoke-grant`: the people who have a mailbox.
 
 Works on the database, not on the service: a running service reads the rows at every login and every RCPT, so
 that what is changed here holds at once.  Which passwords are allowed and how they are kept is
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import click
 
 from mailsvc.accounts.passwords import LONGEST, PasswordRefused, hash_password
+from mailsvc.cli.access import app_passwords, grant, keep_verifier, revoke_grant
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.directory.quota import in_words, parse_size
@@ -39,6 +40,7 @@ from mailsvc.storage.accounts import (
 )
 from mailsvc.storage.database import offline
 from mailsvc.storage.rules import set_disabled, set_quota, usage
+from mailsvc.storage.senders import check_sender, set_check_sender
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
@@ -62,6 +64,11 @@ def user() -> None:
     """The people who have a mailbox."""
 
 
+user.add_command(app_passwords)
+user.add_command(grant)
+user.add_command(revoke_grant)
+
+
 @user.command()
 @click.argument("address")
 @_password_options
@@ -79,10 +86,14 @@ def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_js
     with suppress(StartRefused), offline(common.database, create=False) as txn:
         if account(txn, parsed.key) is not None:
             raise AlreadyExists(f"the account {parsed} exists already; `mailsvc user passwd` changes its password")
-    hashed = hash_password(_new_password(parsed, from_stdin, file))
+    password = _new_password(parsed, from_stdin, file)
+    hashed = hash_password(password)
+    scram = common.scram
     with offline(common.database, create=True) as txn:
         domain_added = not domain_exists(txn, parsed.domain)
         add_account(txn, parsed, hashed, time.time())
+        if scram:
+            keep_verifier(txn, parsed.key, password, hashed)
     if as_json:
         facts = {"address": str(parsed), "domain": parsed.domain, "domain_added": domain_added}
         click.echo(json.dumps(facts))
@@ -105,9 +116,13 @@ def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as
     parsed = parse_address(address)
     _one_source(from_stdin, file)
     _must_exist(common, parsed)
-    hashed = hash_password(_new_password(parsed, from_stdin, file))
+    password = _new_password(parsed, from_stdin, file)
+    hashed = hash_password(password)
+    scram = common.scram
     with offline(common.database, create=False) as txn:
         set_password(txn, parsed.key, hashed, time.time())
+        if scram:
+            keep_verifier(txn, parsed.key, password, hashed)
     if as_json:
         click.echo(json.dumps({"address": str(parsed)}))
     else:
@@ -149,16 +164,19 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
 @click.argument("address")
 @click.option("--disabled", type=click.Choice(["on", "off"]), help="on: neither login nor mail in.")
 @click.option("--quota", metavar="SIZE|none|default", help="What the mailbox may hold, like 1G; default: the domain's.")
+@click.option("--check-sender", "check", type=click.Choice(["on", "off"]), help="off: it may send as anybody.")
 @_JSON
 @click.pass_obj
-def set_user(common: Common, address: str, disabled: str | None, quota: str | None, as_json: bool) -> None:
+def set_user(
+    common: Common, address: str, disabled: str | None, quota: str | None, check: str | None, as_json: bool
+) -> None:
     """Change what the account ADDRESS may.
 
     What is not given stays as it is.
     """
     parsed = parse_address(address)
-    if disabled is None and quota is None:
-        raise click.UsageError("nothing to set; give --disabled or --quota")
+    if disabled is None and quota is None and check is None:
+        raise click.UsageError("nothing to set; give --disabled, --quota or --check-sender")
     octets = None if quota is None else _quota(quota)
     with offline(common.database, create=False) as txn:
         if disabled is not None:
@@ -168,15 +186,21 @@ def set_user(common: Common, address: str, disabled: str | None, quota: str | No
         row = account(txn, parsed.key)
         if row is None:
             raise NotFound(f"there is no account {parsed}; `mailsvc user list` shows them")
+        if check is not None:
+            set_check_sender(txn, parsed.key, check == "on")
+        checked = check_sender(txn, row.id)
         now = usage(txn, row.id)
     assert now is not None
     if as_json:
         facts = {"address": now.address, "disabled": now.disabled, "quota": now.quota, "used": now.used}
+        facts["check_sender"] = checked
         click.echo(json.dumps(facts))
         return
     limit = "no quota" if now.quota is None else f"a quota of {in_words(now.quota)}"
     state = "disabled" if now.disabled else "enabled"
     click.echo(f"The account {parsed} is {state}, uses {in_words(now.used)} and has {limit}.")
+    if not checked:
+        click.echo("It may send as anybody; --check-sender on ends that.")
 
 
 def _quota(text: str) -> int | None:
