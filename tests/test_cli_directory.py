@@ -226,7 +226,8 @@ class UserSetTests(DirectoryCase):
         self.succeed("domain", "set", "example.org", "--default-quota", "1M")
         for text, octets in {"500K": 512000, "none": None, "default": 1048576}.items():
             facts = json.loads(self.succeed("user", "set", ALICE, "--quota", text, "--json"))
-            self.assertEqual(facts, {"address": ALICE, "disabled": False, "quota": octets, "used": 0})
+            same = {"address": ALICE, "disabled": False, "used": 0, "check_sender": True}
+            self.assertEqual(facts, {**same, "quota": octets})
 
     def test_mistakes(self) -> None:
         """An unknown account, no quota, nothing to set."""
