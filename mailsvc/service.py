@@ -35,6 +35,7 @@ from mailsvc.accounts.realm import Account
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.accounts.throttle import network
 from mailsvc.config import Configuration
+from mailsvc.config.endpoint import is_private, port_of
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
@@ -48,7 +49,7 @@ from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
-from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
+from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp, mx
 from mailsvc.smtp.ownership import OwnSenders
 from mailsvc.smtp.server import Helpers, SMTPFactory
 from mailsvc.smtp.server import Rules as SMTPRules
@@ -60,6 +61,7 @@ from mailsvc.tls.server import ServerTLS
 from mailsvc.tls.sources import load_folder, passphrase_source
 from mailsvc.tls.table import CredentialTable
 from mailsvc.wire.conversation import Patience
+from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
 
 _log = Logger("mailsvc")
@@ -94,10 +96,20 @@ def make_service(
         )
     except StartRefused as refused:
         problems += refused.problems
+    problems += _lmtp_problems(configuration.listen.lmtp)
     problems += problems_of(configuration.database)
     if problems or table is None:
         raise StartRefused(problems)
     return _assemble(configuration, reactor, table)
+
+
+def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
+    # RFC 2033 section 5: what comes to port 25 must not take LMTP for SMTP.
+    return [
+        f"LMTP cannot be served on port 25 ({endpoint}); give --lmtp another port, 24 for example"
+        for endpoint in endpoints
+        if port_of(endpoint) == 25
+    ]
 
 
 def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable) -> MailService:
@@ -137,6 +149,8 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
     service.listen("submission", listen.submission, smtp(SUBMISSION))
     service.listen("submissions", listen.submissions, _inside_tls(smtp(SUBMISSIONS), tls, reactor))
+    for endpoint in listen.lmtp:
+        service.listen("lmtp", (endpoint,), smtp(lmtp(requires_tls=not is_private(endpoint))))
     service.listen("pop3", listen.pop3, pop3("pop3", False))
     service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls, reactor))
     return service
@@ -183,6 +197,7 @@ def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> 
             message_size=limits.message_size,
             header_size=limits.header_size,
             received_fields=limits.received_headers,
+            header_fields=limits.header_fields,
             refuse_long_lines=limits.refuse_long_lines,
             in_memory=limits.memory_per_message,
             # Beside the database: the disk that will hold the message anyway, and not a /tmp that is memory.
@@ -199,6 +214,10 @@ def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> 
         auth_line=limits.auth_line,
         recipients=limits.recipients,
         errors=limits.errors,
+        messages=limits.messages,
+        commands=limits.commands,
+        session_seconds=limits.session_seconds,
+        hold_seconds=limits.hold_seconds,
     )
 
 
@@ -270,8 +289,11 @@ class MailService(MultiService):
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
         """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
         for description in endpoints:
-            endpoint = serverFromString(self._reactor, description)
-            self.listeners.append(_Listener(name, description, endpoint, factory))
+            proxied = description.startswith("haproxy:")
+            endpoint = serverFromString(self._reactor, description.removeprefix("haproxy:"))
+            patience = self.configuration.timeouts.handshake
+            served = ProxiedFactory(factory, self._reactor, patience) if proxied else factory
+            self.listeners.append(_Listener(name, description, endpoint, served))
 
     def privilegedStartService(self) -> None:
         """Bind every port, while we may still be root; `StartRefused` names all that cannot be had."""

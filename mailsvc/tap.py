@@ -83,6 +83,7 @@ class Options(usage.Options):
     opt_smtp = _listener("smtp")
     opt_submission = _listener("submission")
     opt_submissions = _listener("submissions")
+    opt_lmtp = _listener("lmtp")
     opt_pop3 = _listener("pop3")
     opt_pop3s = _listener("pop3s")
 

@@ -46,6 +46,7 @@ from mailsvc.directory.program import Ended
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.smtp.intake import BodyLimits
+from mailsvc.smtp.modes import lmtp
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.rules import domain_rules, set_disabled, set_domain_rules, set_quota
 from tests.memory import MODES, Client, Cut, MailCase, MailHost, byte_by_byte, storage_failure, whole
@@ -53,6 +54,7 @@ from tests.memory import MODES, Client, Cut, MailCase, MailHost, byte_by_byte, s
 FOLDER = Path(__file__).resolve().parent / "dialogues"
 
 _STEP = re.compile(r"([CSTMD])(\d?)(?:(:|-)(?: (.*))?|<(\w+)>)\Z")
+_MODES = MODES | {"lmtp": lmtp(requires_tls=False)}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|(.))")
 _TIMES = re.compile(r"\{(.)\*(\d+)\}")
 _BASE64 = re.compile(r"\{base64 ([^}]*)\}")
@@ -214,9 +216,9 @@ class Runner:
         for value in self._dialogue.values("limit"):
             name, number = value.split()
             (limits if name in BodyLimits.__dataclass_fields__ else rules)[name] = int(number)
-        if kind in MODES:
+        if kind in _MODES:
             rules["body"] = replace(self._host.body, **limits)
-            client = self._host.smtp(MODES[kind], **rules)
+            client = self._host.smtp(_MODES[kind], **rules)
         elif kind in ("pop3", "pop3s"):
             client = self._host.pop3(implicit_tls=kind == "pop3s", **rules)
         else:

@@ -48,7 +48,7 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database
         mailsvc.tls.server mailsvc.tls.sources
-        mailsvc.wire.conversation mailsvc.wire.sessions
+        mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
         """,

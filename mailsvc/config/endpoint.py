@@ -73,6 +73,27 @@ def endpoint_mistake(text: str) -> str | None:
     return None
 
 
+def is_private(text: str) -> bool:
+    """Whether only programs of this machine can reach the endpoint: a UNIX socket, or loopback."""
+    positional, named = endpoint_parts(text)
+    kind, *values = positional[1:] if positional[:1] == ["haproxy"] else positional
+    if kind not in ("tcp", "tcp6"):
+        return kind == "unix"
+    interface = named.get("interface", values[1] if len(values) > 1 else "")
+    try:
+        return ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return interface == "localhost"
+
+
+def port_of(text: str) -> int | None:
+    """The TCP port of an endpoint that `endpoint_mistake` finds nothing wrong with; None for other kinds."""
+    positional, named = endpoint_parts(text)
+    kind, *values = positional[1:] if positional[:1] == ["haproxy"] else positional
+    port = named.get("port", values[0] if values else "")
+    return int(port) if kind in ("tcp", "tcp6") and port.isdigit() else None
+
+
 def _judge(positional: list[str], named: dict[str, str]) -> None:
     """Raise ValueError with the words that follow the quoted description."""
     kind, *values = positional or [""]

@@ -56,6 +56,14 @@ class Listen:
     smtp: tuple[str, ...] = _listener(2525, 25, "mail from other servers (SMTP with STARTTLS)")
     submission: tuple[str, ...] = _listener(2587, 587, "mail from users (SMTP with STARTTLS and login)")
     submissions: tuple[str, ...] = _listener(2465, 465, "mail from users (SMTP inside TLS, with login)")
+    lmtp: tuple[str, ...] = _setting(
+        (),
+        Endpoints(),
+        "Where mail from a mail server in front of this one is taken (LMTP), for example"
+        ' "unix:/run/mailsvc/lmtp.sock:mode=660"; "" turns it off.',
+        root=(),
+        option=True,
+    )
     pop3: tuple[str, ...] = _listener(2110, 110, "fetching mail (POP3 with STLS)")
     pop3s: tuple[str, ...] = _listener(2995, 995, "fetching mail (POP3 inside TLS)")
 
@@ -79,6 +87,19 @@ class Smtp:
         Whole("header fields", 1, 10000),
         "More Received header fields than this are taken for a mail loop.",
         advised=(100, "RFC 5321 section 6.3"),
+    )
+    header_fields: int = _setting(10000, Whole("header fields", 10, 1000000), "Header fields of one message.")
+    messages: int = _setting(
+        1000, Whole("messages", 1, 1000000), "Messages in one session before it is ended with 421."
+    )
+    commands: int = _setting(50000, Whole("commands", 100, 100000000), "Commands in one session before it is ended.")
+    session_seconds: float = _setting(
+        7200.0, Seconds(1, 7 * _DAY), "How long one session may last, whatever it does; then it is ended with 421."
+    )
+    hold_seconds: int = _setting(
+        30 * _DAY,
+        Whole("seconds", 0, 366 * _DAY),
+        "How far ahead a user may say when a message is to appear (FUTURERELEASE, RFC 4865); 0 is never.",
     )
     refuse_long_lines: bool = _setting(
         False, Switch(), "Whether a message with a line of more than 998 octets is refused."

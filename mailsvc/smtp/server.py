@@ -247,7 +247,7 @@ class SMTPServer(smtp.ESMTP):
 
     def greeting(self) -> bytes:
         """The text of the 220; like the stock class's, and without a version."""
-        return f"{self._rules.hostname} ESMTP".encode("ascii")
+        return f"{self._rules.hostname} {'LMTP' if self._rules.mode.lmtp else 'ESMTP'}".encode("ascii")
 
     def exporter(self, label: bytes, length: int) -> bytes | None:
         """See `mailsvc.smtp.seams.Channel`."""

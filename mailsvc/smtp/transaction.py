@@ -147,15 +147,23 @@ class Finisher:
         outcome: dict[Address, Reply] = {}
         if len(together) > 1:
             try:
-                answer = await self._accept(_for(message, together), together)
-                outcome = dict.fromkeys(together, answer)
+                outcome = dict.fromkeys(together, await self._accept(_for(message, together), together))
             except (MailLoop, NotTaken):
                 # Nothing was stored; one by one it will show who is the cause.
                 outcome = {}
+        reached = {account: outcome[each] for each in outcome for account in destinations[each].accounts}
         for address, leads in destinations.items():
-            if address not in outcome:
-                alone = {address: leads}
+            if address in outcome:
+                continue
+            left = tuple(account for account in leads.accounts if account not in reached)
+            if left or leads.programs:
+                alone = {address: replace(leads, accounts=left)}
                 outcome[address] = await self._all(_for(message, alone), alone)
+            else:
+                # Two recipients may be one maildrop: it has the message already.
+                outcome[address] = reached[leads.accounts[0]]
+            if not outcome[address].is_error:
+                reached |= dict.fromkeys(left, outcome[address])
         return outcome
 
     async def _accept(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
