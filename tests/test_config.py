@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.config import SETTINGS, Configuration, Surroundings, described, load
-from mailsvc.config.endpoint import endpoint_mistake, endpoint_parts
+from mailsvc.config.endpoint import endpoint_mistake, endpoint_parts, is_private, port_of
 from mailsvc.config.kinds import hostname_mistake
 from mailsvc.config.layers import InForce, environment_layer, options_layer, settle, text_layer
 from mailsvc.errors import ConfigurationRefused
@@ -430,3 +430,26 @@ class Samples(SynchronousTestCase):
         outcome = load(sample, {}, NAMED)
         self.assertEqual(outcome.configuration.listen.smtp, ("tcp:25",))
         self.assertEqual(outcome.remarks, ())
+
+
+class PrivateEndpointTests(SynchronousTestCase):
+    """Where TLS may be left out, because nobody can listen in."""
+
+    def test_private(self) -> None:
+        """A UNIX socket and loopback are private; every other endpoint is not, nor one that is not known."""
+        for text in (
+            "unix:/run/lmtp.sock:mode=660",
+            "tcp:24:interface=127.0.0.1",
+            "tcp:24:127.0.0.1",
+            r"tcp6:24:interface=\:\:1",
+            "tcp:24:interface=localhost",
+            "haproxy:tcp:24:interface=127.0.0.2",
+        ):
+            self.assertTrue(is_private(text), text)
+        for text in ("tcp:24", "tcp:24:interface=192.0.2.1", "tcp6:24", "systemd:domain=UNIX:index=0", "onion:25"):
+            self.assertFalse(is_private(text), text)
+
+    def test_port(self) -> None:
+        """The port of TCP, behind a proxy too."""
+        for text, port in {"tcp:25": 25, "tcp:port=24": 24, "haproxy:tcp:25": 25, "unix:/x": None}.items():
+            self.assertEqual(port_of(text), port)
