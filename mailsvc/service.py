@@ -388,4 +388,5 @@ def _where(address: Any) -> str:
     if hasattr(address, "port"):
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:{address.port}"
-    return str(getattr(address, "name", address))
+    name = getattr(address, "name", None)
+    return os.fsdecode(name) if name else str(address)
