@@ -88,7 +88,7 @@ class Smtp:
         "More Received header fields than this are taken for a mail loop.",
         advised=(100, "RFC 5321 section 6.3"),
     )
-    header_fields: int = _setting(10000, Whole("header fields", 10, 1000000), "Header fields of one message.")
+    header_fields: int = _setting(50000, Whole("header fields", 10, 1000000), "Header fields of one message.")
     messages: int = _setting(
         1000, Whole("messages", 1, 1000000), "Messages in one session before it is ended with 421."
     )

@@ -76,7 +76,7 @@ class BodyLimits:
     refuse_long_lines: bool
     in_memory: int
     folder: str | None
-    header_fields: int = 10000
+    header_fields: int = 50000
 
 
 class Reception:
