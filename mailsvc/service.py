@@ -39,6 +39,8 @@ from mailsvc.config.endpoint import is_private, port_of
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
+from mailsvc.gate.bodies import Bodies
+from mailsvc.gate.places import Places, Shares, Trusted
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
@@ -123,7 +125,10 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     )
     portal = make_portal(checker)
     tls = ServerTLS(table)
-    sessions = Sessions(_affordable(configuration.limits.connections), network)
+    limits = configuration.limits
+    trusted = Trusted(limits.trusted)
+    places = Places(Shares(limits.per_address, limits.per_network, trusted))
+    sessions = Sessions(_affordable(limits.connections), network, places)
     delivery = configuration.delivery
     programs = Programs(
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
@@ -134,7 +139,14 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
     authenticator = SaslAuthenticator(_authenticator(configuration, database, checker, portal, reactor))
-    helpers = Helpers(intake, directory, authenticator, senders=OwnSenders(database), journal=SMTPJournal(journal))
+    helpers = Helpers(
+        intake,
+        directory,
+        authenticator,
+        senders=OwnSenders(database),
+        journal=SMTPJournal(journal),
+        bodies=Bodies(limits.body_memory, limits.body_total),
+    )
     service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
 
     def smtp(mode: Mode) -> IProtocolFactory:

@@ -32,6 +32,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
+        mailsvc.gate mailsvc.gate.places mailsvc.gate.bodies mailsvc.gate.manners mailsvc.gate.blocklists
         mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.loops mailsvc.directory.quota
         mailsvc.directory.program
         """,
@@ -51,6 +52,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
+        mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         """,
     4: """
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting

@@ -147,6 +147,25 @@ def _path_text(raw: object, allowed: str) -> str:
     return raw
 
 
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """A list of IP addresses and networks."""
+
+    allowed: str = 'list of networks such as ["192.0.2.0/24", "2001:db8::/32"]'
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        if not isinstance(raw, (list, tuple)):
+            raise Mistake(f"{shown(raw)} is not a list; give a {self.allowed}")
+        for text in raw:
+            try:
+                if not isinstance(text, str):
+                    raise ValueError("it is not a string")
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise Mistake(f"{shown(text)} is not an IP network; give a {self.allowed}") from None
+        return tuple(raw)
+
+
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 

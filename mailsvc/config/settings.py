@@ -22,6 +22,7 @@ from mailsvc.config.kinds import (
     Folder,
     Hostname,
     Kind,
+    Networks,
     Seconds,
     Switch,
     Whole,
@@ -171,6 +172,32 @@ class Limits:
 
     connections: int = _setting(
         2000, Whole("connections", 1, 1000000), "Open connections, all listeners; one network gets half at most."
+    )
+    per_address: int = _setting(
+        50, Whole("connections", 1, 1000000), "Open connections of one address: of an IPv4 address, or an IPv6 /64."
+    )
+    per_network: int = _setting(
+        200, Whole("connections", 1, 1000000), "Open connections of one network: of an IPv4 /24, or an IPv6 /48."
+    )
+    trusted: tuple[str, ...] = _setting(
+        ("127.0.0.0/8", "::1/128"),
+        Networks(),
+        "Clients that have no limit of their own address and network, and that [gate] does not look at.",
+    )
+    unknown_recipients: int = _setting(
+        10,
+        Whole("recipients", 1, 100000),
+        "Recipients that do not exist, in one session with another server, before it is ended with 421.",
+    )
+    body_memory: int = _setting(
+        64 * _MEBI,
+        Whole("octets", 65536, 2**40),
+        "Memory for all messages on their way in; past it each goes to a temporary file at once.",
+    )
+    body_total: int = _setting(
+        4096 * _MEBI,
+        Whole("octets", _MEBI, 2**46),
+        "Memory and temporary files for all messages on their way in; past it a message is put off with 452.",
     )
 
 

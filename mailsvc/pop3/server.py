@@ -415,9 +415,12 @@ def _first_lines(piece: bytes, lines: int) -> tuple[bytes, int]:
 class _Refuser(Protocol):
     """A client too many: one line, and the end."""
 
+    def __init__(self, why: str) -> None:
+        self._why = why
+
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(b"-ERR [SYS/TEMP] too many connections; try again later\r\n")
+        self.transport.write(f"-ERR [SYS/TEMP] {self._why}; try again later\r\n".encode("ascii"))
         self.transport.loseConnection()
 
 
@@ -447,9 +450,11 @@ class POP3Factory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session for a new connection; one line of refusal when there are too many."""
         session = POP3Server(self._rules, self._maildrops, self._portal, self._tls, self._clock, self._journal)
-        if not self.sessions.admit(session, peer_name(addr)):
-            self._journal.turned_away(self._rules.name, peer_name(addr), "too many connections")
+        peer = peer_name(addr)
+        if not self.sessions.admit(session, peer):
+            why = self.sessions.refusal(peer) or "too many connections"
+            self._journal.turned_away(self._rules.name, peer, why)
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
-            return None if self._rules.implicit_tls else _Refuser()
+            return None if self._rules.implicit_tls else _Refuser(why)
         session.factory = self
         return session

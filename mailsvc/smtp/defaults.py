@@ -80,10 +80,6 @@ class OpenGuard:
         """See `mailsvc.smtp.seams.Guard`."""
         return None
 
-    def hold(self, client: Client, octets: int) -> Reply | None:
-        """See `mailsvc.smtp.seams.Guard`."""
-        return None
-
     def answered(self, client: Client, verb: str, answer: Reply) -> Reply | None:
         """See `mailsvc.smtp.seams.Guard`."""
         return None

@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailsvc.directory import quota
 from mailsvc.directory.tables import Pipe
 from mailsvc.errors import MailboxFull, MailsvcError
+from mailsvc.gate.bodies import Bodies, Room
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Accepted, Delivered, Event, Noted
@@ -44,6 +45,7 @@ _BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines 
 _TOO_MANY_FIELDS = reply(552, "5.3.4", "The message's header has too many fields")
 _LONG_LINE = reply(554, "5.6.0", "The message holds a line longer than 998 octets")
 NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
+_NO_ROOM = reply(452, "4.3.1", "Too much mail is arriving at once; try again later")
 _FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
 
 
@@ -80,14 +82,19 @@ class BodyLimits:
 
 
 class Reception:
-    """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened."""
+    """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened.
 
-    def __init__(self, limits: BodyLimits) -> None:
+    ``bodies`` knows how much all of them may hold together.
+    """
+
+    def __init__(self, limits: BodyLimits, bodies: Bodies | None = None) -> None:
         self.scanner = MessageScanner(measure_lines=limits.refuse_long_lines)
         self.spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(  # noqa: SIM115 - it lives as long as the body
             max_size=limits.in_memory, dir=limits.folder
         )
         self._limits = limits
+        self._held = (bodies or Bodies()).begin()
+        self._in_file = False
         self._broken: Reply | None = None
 
     @property
@@ -113,15 +120,21 @@ class Reception:
         elif self.scanner.header_size > self._limits.header_size:
             self.fail(reply(552, "5.3.4", f"The message's header is larger than {self._limits.header_size} octets"))
         else:
-            try:
-                self.spool.write(piece)
-            except OSError:
-                self.fail(NO_SPACE)
+            self._keep(piece)
 
-    @property
-    def in_memory(self) -> int:
-        """Octets of memory that the body holds now (what is in a file is not counted)."""
-        return 0 if self._broken is not None or self.scanner.size > self._limits.in_memory else self.scanner.size
+    def _keep(self, piece: bytes) -> None:
+        room = self._held.take(len(piece))
+        if room is Room.NONE:
+            self.fail(_NO_ROOM)
+            return
+        try:
+            if not self._in_file and (room is Room.FILE or self.scanner.size > self._limits.in_memory):
+                self.spool.rollover()
+                self._in_file = True
+                self._held.move_to_file()
+            self.spool.write(piece)
+        except OSError:
+            self.fail(NO_SPACE)
 
     def fail(self, why: Reply = _FAILED) -> None:
         """The message cannot be taken; the reply at its end will be ``why``."""
@@ -151,6 +164,7 @@ class Reception:
 
     def discard(self) -> None:
         """Give memory and disk back."""
+        self._held.end()
         # Closing flushes what Python has buffered; on a full disk that fails, and the bytes are not wanted anyway.
         with suppress(OSError):
             self.spool.close()

@@ -96,9 +96,6 @@ class Guard(Protocol):
     def recipient(self, client: Client, address: Address) -> Awaitable[Reply | None]:
         """Before the directory is asked for ``address``."""
 
-    def hold(self, client: Client, octets: int) -> Reply | None:
-        """A body now holds ``octets`` of memory (0: none any more).  The reply refuses the message at its end."""
-
     def answered(self, client: Client, verb: str, answer: Reply) -> Reply | None:
         """``answer`` was given to ``verb`` ("" for a line without one, "." for the end of a body).
 

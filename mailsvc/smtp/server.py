@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailsvc.errors import TemporaryFailure
+from mailsvc.gate.bodies import Bodies
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Origin
 from mailsvc.mail.reply import Reply, reply
@@ -130,7 +131,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Helpers:
-    """Who decides what the server does not: see `mailsvc.smtp.seams`."""
+    """Who decides what the server does not: see `mailsvc.smtp.seams`.
+
+    ``bodies``: what all messages on their way in may hold together.
+    """
 
     intake: Intake
     directory: Directory
@@ -138,6 +142,7 @@ class Helpers:
     gate: Gate = field(default_factory=OpenGate)
     senders: Senders = field(default_factory=AnySender)
     journal: Journal = field(default_factory=LogJournal)
+    bodies: Bodies = field(default_factory=Bodies)
 
 
 @implementer(IHandshakeListener)
@@ -172,7 +177,6 @@ class SMTPServer(smtp.ESMTP):
         self._clock = clock
         self._age: IDelayedCall | None = None
         self._last_words: Reply | None = None
-        self._held = 0
         self._stopping = False
 
     @property
@@ -528,7 +532,7 @@ class SMTPServer(smtp.ESMTP):
     def _begin_reception(self) -> Reply | None:
         assert self._transaction is not None
         try:
-            self._transaction.reception = Reception(self._rules.body)
+            self._transaction.reception = Reception(self._rules.body, self._helpers.bodies)
         except OSError as error:
             self._journal.unavailable(self.client, "taking a message", error)
             return NO_SPACE
@@ -569,14 +573,6 @@ class SMTPServer(smtp.ESMTP):
         reception = self._receiving
         if reception is not None and (self._chunk is None or self._chunk[1] is None):
             reception.take(piece)
-            self._hold(reception)
-
-    def _hold(self, reception: Reception) -> None:
-        if self._guard is not None and reception.in_memory != self._held:
-            self._held = reception.in_memory
-            refused = self._guard.hold(self.client, self._held)
-            if refused is not None:
-                reception.fail(refused)
 
     async def _message_ended(self) -> None:
         transaction, self._transaction = self._transaction, None
@@ -637,18 +633,19 @@ class SMTPServer(smtp.ESMTP):
         if self._transaction is not None:
             self._transaction.discard()
             self._transaction = None
-        if self._held and self._guard is not None:
-            self._held = 0
-            self._guard.hold(self.client, 0)
         self._session = after_transaction(self._session)
 
 
 class _Refuser(smtp.SMTP):
     """A client too many: one line, and the end."""
 
+    def __init__(self, why: str) -> None:
+        smtp.SMTP.__init__(self)
+        self._why = why
+
     def connectionMade(self) -> None:
         assert self.transport is not None
-        self.transport.write(reply(421, "4.7.0", "Too many connections; try again later").encode())
+        self.transport.write(reply(421, "4.7.0", f"{self._why.capitalize()}; try again later").encode())
         self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -681,9 +678,11 @@ class SMTPFactory(smtp.SMTPFactory):
     def buildProtocol(self, addr: IAddress | None) -> SMTPServer | _Refuser | None:  # type: ignore[override]
         """A session for a new connection; one line of refusal when there are too many."""
         session = SMTPServer(self._rules, self._helpers, self._tls, self._clock)
-        if not self.sessions.admit(session, peer_name(addr)):
-            self._helpers.journal.turned_away(Client(0, self._rules.mode.name, peer_name(addr)), "too many connections")
+        peer = peer_name(addr)
+        if not self.sessions.admit(session, peer):
+            why = self.sessions.refusal(peer) or "too many connections"
+            self._helpers.journal.turned_away(Client(0, self._rules.mode.name, peer), why)
             # Inside TLS a refusal would cost a handshake, which is what must be spared now.
-            return None if self._rules.mode.implicit_tls else _Refuser()
+            return None if self._rules.mode.implicit_tls else _Refuser(why)
         session.factory = self
         return session

@@ -5,7 +5,7 @@ a session says when it is asked to end is the session's own (`Session.shut_down`
 
 The hardest idea: who gets a place.  A fixed share for each client is too small on a quiet day or too large on a bad
 one, so a client may hold as many places as are still free: one alone gets half of all, the next half of what is left,
-and there is always a place for one who comes new.
+and there is always a place for one who comes new.  `mailsvc.gate.places` adds limits that are the same on every day.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
+
+from mailsvc.gate.places import Places
 
 
 class Session(Protocol):
@@ -36,12 +38,14 @@ class Sessions:
     """At most ``limit`` sessions at a time; one client at most as many as there are free places left.
 
     ``client_of`` tells from the name of a peer whose client it is: all addresses of one network are one client.
+    ``places`` knows the fixed limits of an address and a network, None for no such limits.
     """
 
-    def __init__(self, limit: int, client_of: Callable[[str], str] = str) -> None:
+    def __init__(self, limit: int, client_of: Callable[[str], str] = str, places: Places | None = None) -> None:
         self._limit = limit
+        self._places = places
         self._client_of = client_of
-        self._open: dict[Session, str] = {}
+        self._open: dict[Session, tuple[str, str]] = {}
         self._held: Counter[str] = Counter()
         self._emptied: list[Deferred[None]] = []
 
@@ -50,21 +54,32 @@ class Sessions:
 
     def admit(self, session: Session, peer: str) -> bool:
         """Count the session in, unless there are too many, of all or of this peer's network."""
-        client = self._client_of(peer)
-        free = self._limit - len(self._open)
-        if free <= 0 or self._held[client] >= max(free, _FEW):
+        if self.refusal(peer) is not None:
             return False
-        self._open[session] = client
+        client = self._client_of(peer)
+        self._open[session] = (client, peer)
         self._held[client] += 1
+        if self._places is not None:
+            self._places.take(peer)
         return True
+
+    def refusal(self, peer: str) -> str | None:
+        """Why one more session of ``peer`` would be too many, in words that it may hear; None when it is not."""
+        free = self._limit - len(self._open)
+        if free <= 0 or self._held[self._client_of(peer)] >= max(free, _FEW):
+            return "too many connections"
+        return None if self._places is None else self._places.refusal(peer)
 
     def ended(self, session: Session) -> None:
         """The session's connection is gone."""
-        client = self._open.pop(session, None)
-        if client is not None:
+        held = self._open.pop(session, None)
+        if held is not None:
+            client, peer = held
             self._held[client] -= 1
             if not self._held[client]:
                 del self._held[client]
+            if self._places is not None:
+                self._places.leave(peer)
         if not self._open:
             waiting, self._emptied = self._emptied, []
             for deferred in waiting:
