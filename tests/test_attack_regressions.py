@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import resource
+from random import Random
 from unittest.mock import patch
 
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.accounts.throttle import network
+from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
@@ -152,3 +154,44 @@ class AnswersOfTheTLSLayerPileUp(ConversationCase):
         client.wire.startWriting()
         client.settle()
         self.assertEqual((script.flooded, client.take()[-7:]), (["done"], b"hello\r\n"))
+
+
+class TinyHeaderFieldsHoldEverybodyUp(SynchronousTestCase):
+    """Two megabytes of "a:" lines kept the reactor busy for 150 ms at a time, and then the database's thread."""
+
+    def test_a_header_is_taken_in_one_step(self) -> None:
+        """The lines of a piece are not looked at one by one; what is counted stays the same."""
+        piece = b"a:\r\n b\r\nReceived : c\r\n" * 1000
+        scanner = MessageScanner()
+        judged = []
+        with patch.object(MessageScanner, "_header_line", lambda self: judged.append(self)):
+            scanner.feed(piece)
+        self.assertEqual((judged, scanner.header_size, scanner.received_fields), ([], len(piece), 1000))
+
+    def test_the_same_in_any_cut(self) -> None:
+        """Octet by octet every line is looked at alone; both ways must agree."""
+        pieces = [
+            b"a:",
+            b" ",
+            b"\t",
+            b"\r\n",
+            b"x",
+            b"Received:",
+            b"received \t:",
+            b"n" * 899,
+            b"n" * 102,
+            b" " * 90,
+            b":",
+        ]
+        random = Random(4)  # noqa: S311 - the same every time
+        for _ in range(2000):
+            message = b"".join(random.choices(pieces, k=random.randrange(1, 12)))
+            whole, single = MessageScanner(), MessageScanner()
+            whole.feed(message)
+            for place in range(len(message)):
+                single.feed(message[place : place + 1])
+            whole.close()
+            single.close()
+            self.assertEqual(
+                (whole.header_size, whole.received_fields), (single.header_size, single.received_fields), message
+            )
