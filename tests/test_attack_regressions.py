@@ -183,7 +183,7 @@ class TinyHeaderFieldsHoldEverybodyUp(SynchronousTestCase):
             b" " * 90,
             b":",
         ]
-        random = Random(4)  # noqa: S311 - the same every time
+        random = Random(4)
         for _ in range(2000):
             message = b"".join(random.choices(pieces, k=random.randrange(1, 12)))
             whole, single = MessageScanner(), MessageScanner()
