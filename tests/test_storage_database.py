@@ -218,6 +218,17 @@ class Trouble(Case):
         error = await failure_of(self.database.write(accounts.add_domain, "a", 0.0))
         self.assertIsInstance(error, StorageFailure)
 
+    async def test_log_removed(self) -> None:
+        """Nothing is acknowledged into a log without a name; what it held is written back when we close in order."""
+        await self.database.write(accounts.add_domain, "a", 0.0)
+        os.unlink(self.path + "-wal")
+        error = await failure_of(self.database.write(accounts.add_domain, "b", 0.0))
+        self.assertIsInstance(error, StorageFailure)
+        self.assertIn("stop mailsvc in order", str(error))
+        await self.database.close()
+        with offline(self.path, create=False) as txn:
+            self.assertEqual([row.name for row in accounts.domains(txn)], ["a"])
+
     async def test_connection_spoiled(self) -> None:
         """A connection that broke under us is opened anew for the next transaction."""
 
