@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,6 +82,12 @@ def make_service(
     except StartRefused as refused:
         problems += refused.problems
     problems += problems_of(configuration.database)
+    problems += [
+        f"{endpoint}: the PROXY protocol is not served yet; give the endpoint without haproxy:"
+        for endpoints in astuple(configuration.listen)
+        for endpoint in endpoints
+        if endpoint.startswith("haproxy:")
+    ]
     if problems or table is None:
         raise StartRefused(problems)
     return _assemble(configuration, reactor, table)
@@ -119,7 +125,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     return service
 
 
-def _affordable(connections: int) -> int:
+def _affordable(connections: int, descriptors: Callable[[int], int] = descriptors) -> int:
     """How many connections there can be without taking the database's and the spool's descriptors.
 
     Without this one client could open connections until no message can be stored, for anybody.

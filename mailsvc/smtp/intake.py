@@ -46,6 +46,9 @@ class MailStore(Store, Protocol):
         """Whether a message of so many octets would leave the disk with a reserve."""
 
 
+_ROOM_STEP = 1 << 20
+"""So many octets of a body are taken before the disk is asked again."""
+
 LINE_LIMIT = 998
 """Octets of a line without CRLF, RFC 5322 section 2.1.1."""
 
@@ -63,14 +66,20 @@ class BodyLimits:
 
 
 class Reception:
-    """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened."""
+    """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened.
 
-    def __init__(self, limits: BodyLimits) -> None:
+    ``has_room_for(octets)`` tells whether the disk may take so much more; asked for every `_ROOM_STEP` octets, because
+    many bodies at once could otherwise eat the reserve that removing mail needs.
+    """
+
+    def __init__(self, limits: BodyLimits, has_room_for: Callable[[int], bool]) -> None:
         self.scanner = MessageScanner(measure_lines=limits.refuse_long_lines)
         self.spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(  # noqa: SIM115 - it lives as long as the body
             max_size=limits.in_memory, dir=limits.folder
         )
         self._limits = limits
+        self._has_room_for = has_room_for
+        self._room_asked_at = 0
         self._broken: Reply | None = None
 
     def take(self, piece: bytes) -> None:
@@ -82,11 +91,17 @@ class Reception:
             self.fail(reply(552, "5.3.4", f"The message is larger than {self._limits.message_size} octets"))
         elif self.scanner.header_size > self._limits.header_size:
             self.fail(reply(552, "5.3.4", f"The message's header is larger than {self._limits.header_size} octets"))
+        elif self.scanner.size - self._room_asked_at > _ROOM_STEP and not self._is_room():
+            self.fail(NO_SPACE)
         else:
             try:
                 self.spool.write(piece)
             except OSError:
                 self.fail(NO_SPACE)
+
+    def _is_room(self) -> bool:
+        self._room_asked_at = self.scanner.size
+        return self._has_room_for(_ROOM_STEP)
 
     def fail(self, why: Reply = _FAILED) -> None:
         """The message cannot be taken; the reply at its end will be ``why``."""
@@ -142,6 +157,10 @@ class Intake:
         # Asked before the body is sent, and with a reserve: on a really full disk not even deleting mail would work.
         return None if self._store.has_room_for(octets) else NO_SPACE
 
+    def reception(self, limits: BodyLimits) -> Reception:
+        """A place for the next body.  Raises OSError when there is none."""
+        return Reception(limits, self._store.has_room_for)
+
     async def accept(self, envelope: Envelope, account_ids: Sequence[int], reception: Reception) -> str:
         """Store the message; return its trace id once it is committed and synced.
 
@@ -178,6 +197,9 @@ def _store(
     """The transaction of one message; runs in the database's thread."""
     header, digest = _read_through(spool, scanner.header_size)
     summary = summarise(header, size=scanner.size, sha256=digest)
+    if _continues_the_trace(spool, header):
+        # It would read as words of our own Received field; an empty line makes it what it is, a body without header.
+        trace += b"\r\n"
     spool.seek(len(header))
     message_id = mailboxes.deliver(
         txn,
@@ -204,6 +226,12 @@ def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple
     for piece in _pieces(spool):
         digest.update(piece)
     return header, digest.hexdigest()
+
+
+def _continues_the_trace(spool: SpooledTemporaryFile[bytes], header: bytes) -> bool:
+    """Whether the message begins with white space: behind a header field that is a continuation (RFC 5322, 2.2.3)."""
+    spool.seek(0)
+    return not header and spool.read(1) in (b" ", b"\t")
 
 
 def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:

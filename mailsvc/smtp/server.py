@@ -389,7 +389,7 @@ class SMTPServer(smtp.ESMTP):
     def do_DATA(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.4."""
         try:
-            self._reception = Reception(self._rules.body)
+            self._reception = self._intake.reception(self._rules.body)
         except OSError as error:
             maillog.unavailable(self._rules.mode.name, self._peer, "taking a message", error)
             return NO_SPACE
