@@ -329,4 +329,5 @@ def _where(address: Any) -> str:
     if hasattr(address, "port"):
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:{address.port}"
-    return str(getattr(address, "name", address))
+    name = getattr(address, "name", address)
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
