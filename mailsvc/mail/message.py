@@ -21,7 +21,8 @@ _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 
 # Whole header lines in a row, in one step: a megabyte of tiny fields, one by one, would hold up everybody else. What
 # is not in here (a name of 900 characters) is rare and goes the slow way.
-_HEADER_LINES = re.compile(rb"(?:(?:[!-9;-~]{1,900}+[ \t]{0,90}+:|[ \t])[^\n]*+\n)++")
+# The group as a whole is not possessive: CPython before 3.11.5 then stops too early (its issue 106052).
+_HEADER_LINES = re.compile(rb"(?:(?:[!-9;-~]{1,900}+[ \t]{0,90}+:|[ \t])[^\n]*+\n)+")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 _COLUMNS = re.compile(
