@@ -149,7 +149,9 @@ class MessageScanner:
         lines = _HEADER_LINES.match(piece, start)
         if lines is None:
             return start
-        self._fields += 1
+        end = lines.end()
+        continued = piece.count(b"\n ", start, end) + piece.count(b"\n\t", start, end)
+        self._fields += piece.count(b"\n", start, end) - continued - (piece[start : start + 1] in (b" ", b"\t"))
         self.received_fields += len(_RECEIVED.findall(piece, start, lines.end()))
         self._header += lines.end() - start
         return lines.end()
