@@ -168,7 +168,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     return service
 
 
-def _affordable(connections: int) -> int:
+def _affordable(connections: int, descriptors: Callable[[int], int] = descriptors) -> int:
     """How many connections there can be without taking the database's and the spool's descriptors.
 
     Without this one client could open connections until no message can be stored, for anybody.

@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from typing import Protocol
 
 from mailsvc.config import Surroundings
 
@@ -19,19 +20,26 @@ def surroundings() -> Surroundings:
     return Surroundings(fqdn=socket.getfqdn, privileged=os.geteuid() == 0)
 
 
-def descriptors(wanted: int) -> int:
+class Limits(Protocol):
+    """The two functions of the module ``resource`` that are used here."""
+
+    def getrlimit(self, resource: int, /) -> tuple[int, int]: ...
+    def setrlimit(self, resource: int, limits: tuple[int, int], /) -> None: ...
+
+
+def descriptors(wanted: int, system: Limits = resource) -> int:
     """Ask for so many open files and sockets; return how many this process may have now, at most ``wanted``.
 
     The usual soft limit is 1024, which is kept low for programs that call select(2); we do not, and may raise it up to
     the hard limit, as systemd's documentation of LimitNOFILE advises.
     """
     try:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, hard = system.getrlimit(resource.RLIMIT_NOFILE)
     except OSError:
         return wanted  # forbidden by a sandbox: nothing is known
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            system.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
     return wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)

@@ -19,7 +19,7 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -177,6 +177,17 @@ class Start(MultiService):
 
         return maybeDeferred(super().stopService).addBoth(restore)
 
+    def hung_up(self, number: int, frame: object) -> None:
+        """SIGHUP, which would end the process at once: in the foreground the terminal is gone, so stop in order."""
+        from twisted.internet import reactor
+
+        core = IReactorCore(reactor)
+        if not self._twistd.get("nodaemon", True):
+            said = "SIGHUP: nothing to read again yet; new certificates and settings need a restart"
+            IReactorFromThreads(reactor).callFromThread(_log.warn, said)
+        else:
+            IReactorFromThreads(reactor).callFromThread(core.stop)
+
     def _hurry(self, number: int, frame: object) -> None:
         from twisted.internet import reactor
 
@@ -202,4 +213,5 @@ def makeService(options: Options) -> Start:
         from mailsvc.service import make_service
 
         start.addService(make_service(settled, reactor))
+        signal.signal(signal.SIGHUP, start.hung_up)
     return start

@@ -368,6 +368,7 @@ class MemoryStore:
 
     ``late``: answer from the reactor.  ``held``: collect the work until `release`.  ``failure``: what everything fails
     with meanwhile.  ``room``: the octets that the disk has left.  ``calls``: the names of the functions that ran.
+    ``cancelled``: of those whose answer nobody wanted any more.
     """
 
     def __init__(self, clock: Clock, *, late: bool = False) -> None:
@@ -380,6 +381,7 @@ class MemoryStore:
         self.failure: Exception | None = None
         self.room = 1 << 40
         self.calls: list[str] = []
+        self.cancelled: list[str] = []
         self._clock = clock
         self._waiting: deque[Callable[[], None]] = deque()
 
@@ -407,7 +409,7 @@ class MemoryStore:
         return fn(cast(Cursor, self.connection.cursor()), *args, **kwargs)
 
     def _do(self, name: str, work: Callable[[Cursor], T]) -> Deferred[T]:
-        answer: Deferred[T] = Deferred()
+        answer: Deferred[T] = Deferred(lambda _: self.cancelled.append(name))
 
         def run() -> None:
             self.calls.append(name)
@@ -421,10 +423,12 @@ class MemoryStore:
                 failure = Failure()
                 cursor.execute("ROLLBACK TO job")
                 cursor.execute("RELEASE job")
-                answer.errback(failure)
+                if not answer.called:
+                    answer.errback(failure)
                 return
             cursor.execute("RELEASE job")
-            answer.callback(result)
+            if not answer.called:
+                answer.callback(result)
 
         if self.held:
             self._waiting.append(run)
@@ -477,9 +481,7 @@ class FakePrograms:
         self.ends: dict[str, Ended] = {}
         self.given: list[tuple[Program, dict[str, str], bytes]] = []
 
-    async def run(
-        self, program: Program, environment: Mapping[str, str], prefix: bytes, message: IO[bytes]
-    ) -> Ended:
+    async def run(self, program: Program, environment: Mapping[str, str], prefix: bytes, message: IO[bytes]) -> Ended:
         message.seek(0)
         self.given.append((program, dict(environment), prefix + message.read()))
         return self.ends.get(program.argv[0], Ended(0))

@@ -38,7 +38,8 @@ class Peer:
     def start_tls(self) -> None:
         """Handshake, with the certificate checked against the CA and the name localhost."""
         context = ssl.create_default_context(cafile=self._ca)
-        self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
+        # Without suppress_ragged_eofs=False a cut connection would look like one that ended with close_notify.
+        self._socket = context.wrap_socket(self._socket, server_hostname="localhost", suppress_ragged_eofs=False)
 
     def send(self, data: bytes) -> None:
         """Send these bytes."""
@@ -75,7 +76,10 @@ class Peer:
         return self.line()
 
     def at_end(self) -> bool:
-        """Whether the other side has ended the connection in order, with nothing more to say."""
+        """Whether the other side has ended the connection, with nothing more to say.
+
+        Inside TLS it must have said so by close_notify: raises ssl.SSLEOFError when the connection was only cut.
+        """
         return not self._buffer and self._socket.recv(1) == b""
 
     def _peek(self, octets: int) -> bytes:

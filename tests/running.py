@@ -242,7 +242,12 @@ class _Shared:
     def of(self, owner: type) -> RunningService:
         if self.owner is not owner or self.service is None:
             self.end()
-            self.service = RunningService(tempfile.mkdtemp(prefix="mailsvc-test-")).start()
+            service = RunningService(tempfile.mkdtemp(prefix="mailsvc-test-"))
+            try:
+                self.service = service.start()
+            except BaseException:
+                shutil.rmtree(service.folder, ignore_errors=True)
+                raise
             self.owner = owner
         return self.service
 

@@ -257,9 +257,7 @@ class OneWayTests(CheckerCase):
             seen.add(
                 (str(refusal), self.counted.reads, len(self.hasher.verified), tuple(costs), tuple(self.clock.waits))
             )
-        self.assertEqual(
-            seen, {("the name or the password is wrong", 1, 1, ("$argon2id$v=19$m=8,t=1,p=1",), (1.0,))}
-        )
+        self.assertEqual(seen, {("the name or the password is wrong", 1, 1, ("$argon2id$v=19$m=8,t=1,p=1",), (1.0,))})
 
     async def test_type_of_the_refusal(self) -> None:
         """A refusal is cred's UnauthorizedLogin and our LoginRefused, and no temporary failure."""
@@ -366,9 +364,7 @@ class JoinTests(CheckerCase):
         """Two hundred people behind one address who log in at once are all let in."""
         numbers = [await self.add(f"user{n}@example.org", f"pass{n}") for n in range(200)]
         checker = self.checker()
-        answers = [
-            checker.requestAvatarId(Login(b"user%d@example.org" % n, b"pass%d" % n, HERE)) for n in range(200)
-        ]
+        answers = [checker.requestAvatarId(Login(b"user%d@example.org" % n, b"pass%d" % n, HERE)) for n in range(200)]
         self.assertEqual([answer.id for answer in await gatherResults(answers)], numbers)
         self.assertEqual(self.clock.waits, [])
 
@@ -418,9 +414,7 @@ class ThrottledTests(CheckerCase):
     async def test_hanging_up_frees_no_place(self) -> None:
         """A guess whose asker has gone is counted, and keeps its place until its answer was due."""
         checker = self.checker()
-        first, second, third = (
-            checker.requestAvatarId(Login(ALICE, b"guess%d" % n, HERE)) for n in range(3)
-        )
+        first, second, third = (checker.requestAvatarId(Login(ALICE, b"guess%d" % n, HERE)) for n in range(3))
         for answer in (first, second):
             answer.cancel()
             self.failureResultOf(answer, CancelledError)

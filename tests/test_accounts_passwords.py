@@ -143,9 +143,7 @@ class RememberedTests(SynchronousTestCase):
         remembered.add(2, b"2", 0.0)
         self.assertTrue(remembered.holds(1, b"1", 1.0))
         remembered.add(3, b"3", 2.0)
-        self.assertEqual(
-            [remembered.holds(n, b"%d" % n, 3.0) for n in (1, 2, 3)], [True, False, True]
-        )
+        self.assertEqual([remembered.holds(n, b"%d" % n, 3.0) for n in (1, 2, 3)], [True, False, True])
 
     def test_zero_remembers_nothing(self) -> None:
         """A lifetime of 0 turns remembering off."""

@@ -10,9 +10,7 @@ from mailsvc.accounts.throttle import Pace, Place, Places, Throttle, network
 
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
-STEPS = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from("ab"), st.sampled_from("xyz"))
-)
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from("ab"), st.sampled_from("xyz")))
 """What is done (0, 1: enter; 2: fail and leave; 3: leave), to which one; the network; the account."""
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import resource
-from unittest.mock import patch
+from dataclasses import replace
+from random import Random
 
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.accounts.throttle import network
+from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
-from tests.memory import MailHost
+from tests.memory import MailCase, MailHost
 from tests.test_wire_conversation import ConversationCase
 
 
@@ -78,52 +80,54 @@ class OneNetworkTakesEveryPlace(SynchronousTestCase):
 class ConnectionsTakeTheDatabasesDescriptors(SynchronousTestCase):
     """Under the usual limit of 1024 open files a thousand idle connections kept every message from being stored."""
 
-    def limits(self, soft: int, hard: int) -> list[tuple[int, int]]:
-        """Let the process have these limits; return what it will ask for."""
-        asked: list[tuple[int, int]] = []
-
-        def setrlimit(which: int, limits: tuple[int, int]) -> None:
-            if limits[0] > hard != resource.RLIM_INFINITY:
-                raise ValueError("not allowed to raise maximum limit")
-            asked.append(limits)
-
-        for name, fake in (("getrlimit", lambda which: (soft, hard)), ("setrlimit", setrlimit)):
-            patched = patch.object(resource, name, fake)
-            patched.start()
-            self.addCleanup(patched.stop)
-        return asked
+    def affordable(self, soft: int, hard: int) -> tuple[int, list[int]]:
+        """How many of 2000 connections there may be under these limits, and to what the soft one was raised."""
+        system = _Limits(soft, hard)
+        return _affordable(2000, lambda wanted: descriptors(wanted, system)), system.raised_to
 
     def test_the_limit_is_raised(self) -> None:
         """What the hard limit allows is taken."""
-        asked = self.limits(1024, 524288)
-        self.assertEqual(_affordable(2000), 2000)
-        self.assertEqual(asked, [(4100, 524288)])
+        self.assertEqual(self.affordable(1024, 524288), (2000, [4100]))
 
     def test_no_more_connections_than_descriptors(self) -> None:
         """A connection costs two, and the database keeps its own."""
-        self.limits(1024, 1024)
-        self.assertEqual(_affordable(2000), 462)
+        self.assertEqual(self.affordable(1024, 1024)[0], 462)
 
     def test_never_none(self) -> None:
         """Even a silly limit leaves one."""
-        self.limits(64, 64)
-        self.assertEqual(_affordable(2000), 1)
+        self.assertEqual(self.affordable(64, 64)[0], 1)
 
     def test_enough_already(self) -> None:
         """A limit that is high enough is left alone, also one without end."""
         for soft in (4100, 100_000, resource.RLIM_INFINITY):
-            asked = self.limits(soft, resource.RLIM_INFINITY)
-            self.assertEqual((_affordable(2000), asked), (2000, []))
+            self.assertEqual(self.affordable(soft, resource.RLIM_INFINITY), (2000, []))
 
     def test_forbidden(self) -> None:
         """A sandbox that answers no questions is no reason not to start, one that forbids raising neither."""
-        with patch.object(resource, "getrlimit", side_effect=OSError("Operation not permitted")):
-            self.assertEqual(descriptors(4100), 4100)
-        with (
-            patch.object(resource, "getrlimit", return_value=(1024, 4096)),
-            patch.object(resource, "setrlimit", side_effect=OSError("Operation not permitted")),
-        ):
-            self.assertEqual(descriptors(4100), 1024)
+        self.assertEqual(descriptors(4100, _Limits(1024, 4096, may_ask=False)), 4100)
+        self.assertEqual(descriptors(4100, _Limits(1024, 4096, may_raise=False)), 1024)
+
+
+class _Limits:
+    """The system's limits of open files, as the module `resource` tells them."""
+
+    def __init__(self, soft: int, hard: int, *, may_ask: bool = True, may_raise: bool = True) -> None:
+        self.raised_to: list[int] = []
+        self._limits = (soft, hard)
+        self._may_ask = may_ask
+        self._may_raise = may_raise
+
+    def getrlimit(self, which: int, /) -> tuple[int, int]:
+        if not self._may_ask:
+            raise OSError("Operation not permitted")
+        return self._limits
+
+    def setrlimit(self, which: int, limits: tuple[int, int], /) -> None:
+        if not self._may_raise:
+            raise OSError("Operation not permitted")
+        if limits[0] > self._limits[1] != resource.RLIM_INFINITY:
+            raise ValueError("not allowed to raise maximum limit")
+        self.raised_to.append(limits[0])
 
 
 class AnswersOfTheTLSLayerPileUp(ConversationCase):
@@ -152,3 +156,66 @@ class AnswersOfTheTLSLayerPileUp(ConversationCase):
         client.wire.startWriting()
         client.settle()
         self.assertEqual((script.flooded, client.take()[-7:]), (["done"], b"hello\r\n"))
+
+
+class TinyHeaderFieldsHoldEverybodyUp(SynchronousTestCase):
+    """Two megabytes of "a:" lines kept the reactor busy for 150 ms at a time, and then the database's thread."""
+
+    def test_a_header_is_taken_in_one_step(self) -> None:
+        """The lines of a piece are not looked at one by one; what is counted stays the same."""
+        piece = b"a:\r\n b\r\nReceived : c\r\n" * 1000
+        judged = []
+
+        class Watched(MessageScanner):
+            def _header_line(self) -> None:
+                judged.append(self)
+
+        scanner = Watched()
+        scanner.feed(piece)
+        self.assertEqual(
+            (judged, scanner.header_size, scanner.received_fields, scanner.fields), ([], len(piece), 1000, 2000)
+        )
+
+    def test_the_same_in_any_cut(self) -> None:
+        """Octet by octet every line is looked at alone; both ways must agree."""
+        pieces = [
+            b"a:",
+            b" ",
+            b"\t",
+            b"\r\n",
+            b"x",
+            b"Received:",
+            b"received \t:",
+            b"n" * 899,
+            b"n" * 102,
+            b" " * 90,
+            b":",
+        ]
+        random = Random(4)
+        for _ in range(2000):
+            message = b"".join(random.choices(pieces, k=random.randrange(1, 12)))
+            whole, single = MessageScanner(), MessageScanner()
+            whole.feed(message)
+            for place in range(len(message)):
+                single.feed(message[place : place + 1])
+            whole.close()
+            single.close()
+            counted = [(scanner.header_size, scanner.received_fields, scanner.fields) for scanner in (whole, single)]
+            self.assertEqual(counted[0], counted[1], message)
+
+
+class BodiesEatTheReserve(MailCase):
+    """Room was asked for at MAIL only: several large bodies at once could fill the disk that removing mail needs."""
+
+    def test_a_large_body_is_put_off_on_its_way(self) -> None:
+        """The disk is asked again for each MiB; the answer stands at the end of the body, and the session goes on."""
+        host = self.host()
+        host.body = replace(host.body, message_size=1 << 23)
+        client = host.mx_client()
+        client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>\r\nDATA")
+        host.store.room = 1 << 19
+        for _ in range(3):
+            client.send((b"x" * 1022 + b"\r\n") * 1024)
+        self.assertEqual(client.ask(b"."), b"452 4.3.1 Insufficient system storage; try again later\r\n")
+        self.assertEqual(host.bodies_of(), [])
+        self.assertEqual(client.ask(b"RSET"), b"250 2.0.0 Ok\r\n")

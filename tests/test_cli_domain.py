@@ -18,9 +18,7 @@ class DomainTests(UserCase):
 
     def test_add(self) -> None:
         """A domain is kept in lower case and in its ASCII form."""
-        self.assertEqual(
-            self.succeed("domain", "add", "Example.ORG"), "The domain example.org was added.\n"
-        )
+        self.assertEqual(self.succeed("domain", "add", "Example.ORG"), "The domain example.org was added.\n")
         output = self.succeed("domain", "add", "bücher.example", "--json")
         self.assertEqual(json.loads(output), {"domain": "xn--bcher-kva.example"})
         self.assertEqual(self.names(), ["example.org", "xn--bcher-kva.example"])
@@ -59,9 +57,7 @@ class DomainTests(UserCase):
         sentence = self.refused(MailsvcError, ["domain", "remove", "example.org"])
         self.assertIn("1 account", sentence)
         self.succeed("user", "remove", "alice@example.org", "--yes")
-        self.assertEqual(
-            self.succeed("domain", "remove", "Example.ORG"), "The domain example.org was removed.\n"
-        )
+        self.assertEqual(self.succeed("domain", "remove", "Example.ORG"), "The domain example.org was removed.\n")
         self.assertEqual(self.names(), [])
 
     def test_remove_unknown(self) -> None:

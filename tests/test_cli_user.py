@@ -37,9 +37,7 @@ class UserCase(SynchronousTestCase):
         self.assertEqual(result.exit_code, 0, result.output)
         return result.stdout
 
-    def refused(
-        self, kind: type[BaseException], arguments: Sequence[str], input: str | bytes | None = None
-    ) -> str:
+    def refused(self, kind: type[BaseException], arguments: Sequence[str], input: str | bytes | None = None) -> str:
         """The sentence of the error that the command ends with."""
         result = self.run_command(*arguments, input=input)
         self.assertIsInstance(result.exception, kind, result.output)
@@ -66,9 +64,7 @@ class AddTests(UserCase):
 
     def test_account_and_new_domain(self) -> None:
         """The account is made, its domain too, and the output says both."""
-        self.assertEqual(
-            self.add(), "The domain example.org was added.\nThe account alice@example.org was added.\n"
-        )
+        self.assertEqual(self.add(), "The domain example.org was added.\nThe account alice@example.org was added.\n")
         self.assert_password("opensesame")
 
     def test_known_domain(self) -> None:

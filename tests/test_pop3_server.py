@@ -70,6 +70,7 @@ class LockTests(MailCase):
                 host.store.release(1)
                 client.settle()
             client.hang_up()
+            self.assertEqual(host.store.cancelled, ["account"] if steps == 0 else [])
             host.store.release()
             host.store.release()
             host.store.held = False

@@ -319,6 +319,7 @@ class LoginTests(MailCase):
         host.store.held = True
         client.send(PLAIN + b"\r\n")
         client.hang_up()
+        self.assertEqual(host.store.cancelled, ["account"])
         host.store.release()
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -447,6 +448,23 @@ class ShutDownTests(MailCase):
         host.store.release()
         client.settle()
         self.assertEqual(client.take(), b"250 2.1.5 Recipient ok\r\n421 4.3.2 mail.example.org is shutting down\r\n")
+
+    def test_reading_goes_on(self) -> None:
+        """When reading was paused by a client that pipelines, its close_notify is seen nevertheless: no force."""
+        host = self.host()
+        client = host.secured_smtp(MX)
+        client.ask(b"MAIL FROM:<>")
+        host.store.held = True
+        for _ in range(3):
+            client.put(b"RCPT TO:<alice@example.org>\r\n")
+        client.settle()
+        self.assertGreater(client.wire.undelivered, 0)
+        host.sessions.shut_down()
+        host.store.release()
+        client.settle()
+        self.assertTrue(client.saw_close_notify)
+        client.close_tls()
+        self.assertEqual((client.is_closed, client.wire.aborted), (True, False))
 
     def test_no_more_time(self) -> None:
         """What does not end in time is cut."""

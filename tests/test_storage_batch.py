@@ -58,9 +58,7 @@ class Case(SynchronousTestCase):
     ) -> Batch:
         times = clock or counter(0.0, 0.0)
         jobs = [Job(function) for function in functions]
-        batch = commit_together(
-            self.dialect, self.connection, jobs, seconds=seconds, clock=lambda: next(times)
-        )
+        batch = commit_together(self.dialect, self.connection, jobs, seconds=seconds, clock=lambda: next(times))
         self.assertFalse(self.connection.in_transaction)
         return batch
 

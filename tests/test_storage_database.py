@@ -92,10 +92,7 @@ class Writing(Case):
     async def test_order(self) -> None:
         """Deferreds fire in the order of the calls, over more than one batch."""
         fired: list[int] = []
-        calls = [
-            self.database.write(echo, number).addCallback(fired.append)
-            for number in range(2 * BATCH_JOBS + 3)
-        ]
+        calls = [self.database.write(echo, number).addCallback(fired.append) for number in range(2 * BATCH_JOBS + 3)]
         await gatherResults(calls)
         self.assertEqual(fired, list(range(2 * BATCH_JOBS + 3)))
 
@@ -167,9 +164,7 @@ class Trouble(Case):
         alice = await self.database.write(add)
         await self.limit(pages_more=60)
         calls = [
-            Deferred.fromCoroutine(
-                failure_of(self.database.write(deliver, b"y" * 3000, alice, trace_id=str(n)))
-            )
+            Deferred.fromCoroutine(failure_of(self.database.write(deliver, b"y" * 3000, alice, trace_id=str(n))))
             for n in range(100)
         ]
         errors = await gatherResults(calls)
@@ -218,6 +213,17 @@ class Trouble(Case):
         error = await failure_of(self.database.write(accounts.add_domain, "a", 0.0))
         self.assertIsInstance(error, StorageFailure)
 
+    async def test_log_removed(self) -> None:
+        """Nothing is acknowledged into a log without a name; what it held is written back when we close in order."""
+        await self.database.write(accounts.add_domain, "a", 0.0)
+        os.unlink(self.path + "-wal")
+        error = await failure_of(self.database.write(accounts.add_domain, "b", 0.0))
+        self.assertIsInstance(error, StorageFailure)
+        self.assertIn("stop mailsvc in order", str(error))
+        await self.database.close()
+        with offline(self.path, create=False) as txn:
+            self.assertEqual([row.name for row in accounts.domains(txn)], ["a"])
+
     async def test_connection_spoiled(self) -> None:
         """A connection that broke under us is opened anew for the next transaction."""
 
@@ -253,9 +259,7 @@ class Reading(Case):
 
     async def test_error_passes(self) -> None:
         """What a reading function raises comes as it was."""
-        self.assertIsInstance(
-            await failure_of(self.database.read(accounts.set_password, "k", "h", 0.0)), NotFound
-        )
+        self.assertIsInstance(await failure_of(self.database.read(accounts.set_password, "k", "h", 0.0)), NotFound)
 
     async def test_concurrent(self) -> None:
         """More reads than connections are all served."""
@@ -338,8 +342,5 @@ class Permissions(Case):
         self.database.open()
         await self.database.write(add, BOB)
         await self.database.read(accounts.account, ALICE.key)
-        modes = {
-            suffix: oct(os.stat(self.path + suffix).st_mode & 0o777)
-            for suffix in ("", "-wal", "-shm", ".lock")
-        }
+        modes = {suffix: oct(os.stat(self.path + suffix).st_mode & 0o777) for suffix in ("", "-wal", "-shm", ".lock")}
         self.assertEqual(modes, dict.fromkeys(modes, "0o600"))

@@ -52,9 +52,7 @@ class Places(SynchronousTestCase):
 
 class Statements(SynchronousTestCase):
     @settings(deadline=None)
-    @given(
-        st.lists(st.sampled_from(["CREATE TABLE a (\n    x -- ; not yet\n);", "INSERT INTO a VALUES (';');"]))
-    )
+    @given(st.lists(st.sampled_from(["CREATE TABLE a (\n    x -- ; not yet\n);", "INSERT INTO a VALUES (';');"])))
     def test_split(self, statements: list[str]) -> None:
         """A schema file is cut exactly between its statements, whatever stands in comments and strings."""
         script = "".join(f"-- a comment; with one\n{statement}\n\n" for statement in statements)
@@ -201,9 +199,7 @@ class Upgrades(OfflineCase):
     def test_new_database_needs_no_copy(self) -> None:
         """A new database gets all upgrades, and there is nothing to copy before any of them."""
         self.successResultOf(self.opened().close())
-        self.assertEqual(
-            sorted(os.listdir(os.path.dirname(self.path))), ["mail.sqlite3", "mail.sqlite3.lock"]
-        )
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.path))), ["mail.sqlite3", "mail.sqlite3.lock"])
 
     def test_failed_upgrade_changes_nothing(self) -> None:
         """An upgrade that fails is undone as a whole; the old mailsvc can go on, and the lock is free."""
@@ -359,9 +355,7 @@ class Processes(OfflineCase):
             rest = process.stdout.read()
             process.communicate(timeout=30)
             # The last line may be torn.
-            acknowledged = {
-                line.strip() for line in (*lines, *rest.splitlines(keepends=True)) if line.endswith("\n")
-            }
+            acknowledged = {line.strip() for line in (*lines, *rest.splitlines(keepends=True)) if line.endswith("\n")}
             self.assertNotIn("Traceback", str(acknowledged))
             with offline(self.path, create=False) as txn:
                 self.assertEqual(many(txn.execute("PRAGMA integrity_check")), [("ok",)])

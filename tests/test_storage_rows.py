@@ -76,9 +76,7 @@ class Accounts(OfflineCase):
         with self.transaction() as txn:
             account_id = accounts.add_account(txn, parse_address("Alice@Example.ORG"), "s3cret-hash", 7.0)
             row = accounts.account(txn, "alice@example.org")
-            self.assertEqual(
-                row, accounts.AccountRow(account_id, "Alice@example.org", "s3cret-hash", False, 7.0)
-            )
+            self.assertEqual(row, accounts.AccountRow(account_id, "Alice@example.org", "s3cret-hash", False, 7.0))
             self.assertNotIn("s3cret", repr(row))
             self.assertIsNone(accounts.account(txn, "bob@example.org"))
 
@@ -121,9 +119,7 @@ class Accounts(OfflineCase):
                     accounts.AccountListing("bob@example.org", 1.0, 0, 0),
                 ],
             )
-            self.assertEqual(
-                [row.address for row in accounts.accounts(txn, "a.example")], ["carol@a.example"]
-            )
+            self.assertEqual([row.address for row in accounts.accounts(txn, "a.example")], ["carol@a.example"])
 
     def test_remove_takes_only_own_mail(self) -> None:
         """Removing an account removes its messages, but not one that another account holds too."""
@@ -174,9 +170,7 @@ class Messages(OfflineCase):
         with self.transaction() as txn:
             deliver(txn, b"body", add(txn))
             new = new_message(b"")
-            odd = mailboxes.NewMessage(
-                "t2", "", 1.5, b"", new.summary.__class__(0, 0, "ff", "a\0b", "f", "d", "<i>")
-            )
+            odd = mailboxes.NewMessage("t2", "", 1.5, b"", new.summary.__class__(0, 0, "ff", "a\0b", "f", "d", "<i>"))
             mailboxes.deliver(txn, odd, b"", [], [])
             rows = many(
                 txn.execute(
@@ -185,9 +179,7 @@ class Messages(OfflineCase):
                 )
             )
         own = len(TRACE + HEADER)
-        self.assertEqual(
-            rows[0], ("trace-1", "sender@example.net", 1000.0, own + 4, own, "hello", None, None, None)
-        )
+        self.assertEqual(rows[0], ("trace-1", "sender@example.net", 1000.0, own + 4, own, "hello", None, None, None))
         self.assertEqual(rows[1], ("t2", "", 1.5, 0, 0, "a\ufffdb", "f", "d", "<i>"))
 
     def test_one_copy_each(self) -> None:
@@ -209,18 +201,14 @@ class Messages(OfflineCase):
         """A body that is not as long as what arrived is a temporary failure, never a message."""
         for body in ([b"123"], [b"1234", b"56"], []):
             with self.transaction() as txn:
-                self.assertRaises(
-                    StorageFailure, mailboxes.deliver, txn, new_message(b"12345"), HEADER, body, []
-                )
+                self.assertRaises(StorageFailure, mailboxes.deliver, txn, new_message(b"12345"), HEADER, body, [])
 
     def test_part_limit(self) -> None:
         """A piece larger than readers are promised is refused; empty pieces make no part."""
         with self.transaction() as txn:
             alice = add(txn)
             large = b"x" * (mailboxes.PART_LIMIT + 1)
-            self.assertRaises(
-                ValueError, mailboxes.deliver, txn, new_message(large), HEADER, [large], [alice]
-            )
+            self.assertRaises(ValueError, mailboxes.deliver, txn, new_message(large), HEADER, [large], [alice])
             message_id = mailboxes.deliver(txn, new_message(b"ab"), HEADER, [b"", b"a", b"", b"b"], [alice])
             self.assertEqual(mailboxes.content_part(txn, message_id, 2), b"b")
             self.assertIsNone(mailboxes.content_part(txn, message_id, 3))
@@ -272,9 +260,7 @@ class Messages(OfflineCase):
                     (1,),
                 )
             )
-            self.assertEqual(
-                [row[3] for row in plan], ["SEARCH mailbox_item USING PRIMARY KEY (account_id=?)"]
-            )
+            self.assertEqual([row[3] for row in plan], ["SEARCH mailbox_item USING PRIMARY KEY (account_id=?)"])
             plan = many(txn.execute("EXPLAIN QUERY PLAN " + accounts.DELETE_ORPHAN, (1,)))
             self.assertIn("mailbox_item_by_message", str(plan))
             self.assertNotIn("SCAN", str(plan))

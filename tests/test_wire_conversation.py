@@ -262,7 +262,7 @@ class FairnessTests(ConversationCase):
         script, client = self.begin()
         client.put(b"hello\r\n" * 100)
         client.wire.deliver()
-        client.hang_up()
+        client.wire.connectionLost(Failure(ConnectionLost()))
         self.assertEqual((len(script.events), self.timers()), (32, []))
 
 
@@ -281,6 +281,38 @@ class BackPressureTests(ConversationCase):
         client.wire.startWriting()
         client.settle()
         self.assertEqual(client.take(), b"x" * 100_000 + b"hello\r\n" + b"world\r\n" * 5)
+
+    def test_nothing_is_read(self) -> None:
+        """Nothing at all is read while the client does not: also when no octet of its waits, because TLS would answer
+        (KeyUpdate, RFC 8446 section 4.6.3) without asking us.  Reading goes on when there is room again."""
+        _script, client = self.begin(window=0)
+        client.send(b"write 100000\r\n")
+        self.assertNotIn(client.wire, self.reactor.readers)
+        client.put(b"hello\r\n")
+        client.settle()
+        self.assertEqual(client.wire.undelivered, 1)
+        client.wire.window = None
+        client.settle()
+        self.assertEqual(client.take(), b"x" * 100_000 + b"hello\r\n")
+
+    def test_nothing_is_read_meanwhile(self) -> None:
+        """The same when the buffer fills while a handler is at work, and stays full when it is done."""
+        script, client = self.begin(window=0)
+        client.send(b"later a\r\n")
+        script.conversation.write(b"x" * 100_000)
+        self.assertNotIn(client.wire, self.reactor.readers)
+        script.finish(b"a")
+        client.settle()
+        self.assertNotIn(client.wire, self.reactor.readers)
+        client.wire.window = None
+        client.settle()
+        self.assertIn(client.wire, self.reactor.readers)
+
+    def test_a_handshake_is_read(self) -> None:
+        """During a handshake reading goes on: TLS has to read before it can write."""
+        script, client = self.begin(handshake=True)
+        script.conversation.pauseProducing()
+        self.assertIn(client.wire, self.reactor.readers)
 
     def test_the_buffer_is_bounded(self) -> None:
         """A million commands whose replies are not read make a buffer of some 64 KiB, not of all replies."""

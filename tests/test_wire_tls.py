@@ -225,13 +225,20 @@ class EndTests(MailCase):
             self.assertEqual((client.is_closed, client.wire.aborted), (True, True))
 
     def test_talks_after_quit(self) -> None:
-        """Nor does it help to go on talking."""
+        """Nor does it help to go on talking, and nothing of it is kept."""
         for _host, client in self.clients():
             client.ask(b"QUIT")
             for _ in range(10):
                 client.send(b"NOOP\r\n")
+                self.assertEqual(self.pending(client), 0)
                 client.wait(1)
             self.assertEqual((client.is_closed, client.wire.aborted, client.take()), (True, True, b""))
+
+    def pending(self, client: Client) -> int:
+        protocol: Any = client.wire.protocol
+        while not hasattr(protocol, "conversation"):
+            protocol = protocol.wrappedProtocol
+        return int(protocol.conversation.reader.pending)
 
     def test_client_closes_first(self) -> None:
         """A client that sends close_notify without QUIT is let go at once."""

@@ -64,6 +64,9 @@ class MailStore(Store, Protocol):
         """Whether a message of so many octets would leave the disk with a reserve."""
 
 
+_ROOM_STEP = 1 << 20
+"""So many octets of a body are taken before the disk is asked again."""
+
 LINE_LIMIT = 998
 """Octets of a line without CRLF, RFC 5322 section 2.1.1."""
 
@@ -84,16 +87,20 @@ class BodyLimits:
 class Reception:
     """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened.
 
-    ``bodies`` knows how much all of them may hold together.
+    ``has_room_for(octets)`` tells whether the disk may take so much more; asked for every `_ROOM_STEP` octets, because
+    many bodies at once could otherwise eat the reserve that removing mail needs.  ``bodies`` knows how much all of them
+    may hold together.
     """
 
-    def __init__(self, limits: BodyLimits, bodies: Bodies | None = None) -> None:
+    def __init__(self, limits: BodyLimits, has_room_for: Callable[[int], bool], bodies: Bodies) -> None:
         self.scanner = MessageScanner(measure_lines=limits.refuse_long_lines)
         self.spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(  # noqa: SIM115 - it lives as long as the body
             max_size=limits.in_memory, dir=limits.folder
         )
         self._limits = limits
-        self._held = (bodies or Bodies()).begin()
+        self._has_room_for = has_room_for
+        self._room_asked_at = 0
+        self._held = bodies.begin()
         self._in_file = False
         self._broken: Reply | None = None
 
@@ -119,6 +126,8 @@ class Reception:
             self._fail_for_size()
         elif self.scanner.header_size > self._limits.header_size:
             self.fail(reply(552, "5.3.4", f"The message's header is larger than {self._limits.header_size} octets"))
+        elif self.scanner.size - self._room_asked_at > _ROOM_STEP and not self._is_room():
+            self.fail(NO_SPACE)
         else:
             self._keep(piece)
 
@@ -135,6 +144,10 @@ class Reception:
             self.spool.write(piece)
         except OSError:
             self.fail(NO_SPACE)
+
+    def _is_room(self) -> bool:
+        self._room_asked_at = self.scanner.size
+        return self._has_room_for(_ROOM_STEP)
 
     def fail(self, why: Reply = _FAILED) -> None:
         """The message cannot be taken; the reply at its end will be ``why``."""
@@ -200,6 +213,10 @@ class Intake:
     def now(self) -> float:
         """Seconds since the epoch."""
         return self._clock.seconds()
+
+    def reception(self, limits: BodyLimits, bodies: Bodies) -> Reception:
+        """A place for the next body.  Raises OSError when there is none."""
+        return Reception(limits, self._store.has_room_for, bodies)
 
     async def accept(
         self,
@@ -282,8 +299,12 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     owners = reporting.mailboxes_of(txn, job.deliveries)
     reporting.check_loop(header, job.deliveries, owners)
     summary = summarise(header, size=scanner.size, sha256=digest)
+    trace = job.trace
+    if _continues_the_trace(spool, header):
+        # It would read as words of our own Received field; an empty line makes it what it is, a body without header.
+        trace += b"\r\n"
     spool.seek(len(header))
-    size = len(job.trace) + summary.size
+    size = len(trace) + summary.size
     # Before, so that a message for a full mailbox costs no writing; and behind, when all that it takes is counted.
     fullness.refuse_beyond_quota(txn, job.limited, size)
     message_id = None
@@ -294,7 +315,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
                 job.trace_id,
                 envelope.sender,
                 job.now,
-                job.trace,
+                trace,
                 summary,
                 smtputf8=envelope.smtputf8,
                 body_8bit=envelope.body_8bit,
@@ -353,6 +374,12 @@ def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple
     for piece in _pieces(spool):
         digest.update(piece)
     return header, digest.hexdigest()
+
+
+def _continues_the_trace(spool: SpooledTemporaryFile[bytes], header: bytes) -> bool:
+    """Whether the message begins with white space: behind a header field that is a continuation (RFC 5322, 2.2.3)."""
+    spool.seek(0)
+    return not header and spool.read(1) in (b" ", b"\t")
 
 
 def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:

@@ -532,7 +532,7 @@ class SMTPServer(smtp.ESMTP):
     def _begin_reception(self) -> Reply | None:
         assert self._transaction is not None
         try:
-            self._transaction.reception = Reception(self._rules.body, self._helpers.bodies)
+            self._transaction.reception = self._helpers.intake.reception(self._rules.body, self._helpers.bodies)
         except OSError as error:
             self._journal.unavailable(self.client, "taking a message", error)
             return NO_SPACE

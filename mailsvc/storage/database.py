@@ -88,6 +88,7 @@ class Database:
         self._writing = False
         self._reading = 0
         self._spoiled = False
+        self._log_identity: object = None
         self._failing = False
         self._reusable = 0
         self._idle: Deferred[None] | None = None
@@ -115,6 +116,7 @@ class Database:
             self._lock.release()
             raise
         self._identity = dialect.identity()
+        self._log_identity = None
         with suppress(dialect.errors), closing(dialect.look()) as connection:
             self._reusable = dialect.reusable_octets(connection)
         arguments = dialect.arguments(self._lock_timeout)
@@ -189,6 +191,7 @@ class Database:
         if self._spoiled:
             connection.reconnect()
             self._spoiled = False
+            self._log_identity = None
         if dialect.identity() != self._identity:
             # sqlite would go on writing into a file that has no name any more, and every 250 would be a lie.
             return _all_failed(
@@ -196,10 +199,19 @@ class Database:
                 f"the database {dialect.name} was moved, removed or replaced while mailsvc runs;"
                 " put it back, or start mailsvc anew",
             )
+        if self._log_identity is not None and dialect.log_identity() != self._log_identity:
+            # sqlite would go on here too. What the lost file held is written back when its last connection is closed
+            # in order, so this one must live on until then.
+            return _all_failed(
+                jobs,
+                f"the log of the database {dialect.name} (-wal) was removed or replaced while mailsvc runs;"
+                " nothing is lost yet: stop mailsvc in order (SIGTERM), and start it again",
+            )
         self._spoiled = True  # until proved otherwise
         batch = commit_together(dialect, connection, jobs, seconds=BATCH_SECONDS, clock=time.monotonic)
         self._spoiled = batch.spoiled
         if batch.failure is None:
+            self._log_identity = self._log_identity or dialect.log_identity()
             with suppress(dialect.errors):
                 self._reusable = dialect.reusable_octets(connection)
         return batch

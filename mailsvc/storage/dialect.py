@@ -103,6 +103,9 @@ class Dialect(Protocol):
     def identity(self) -> object:
         """What stays the same as long as the name means the same database."""
 
+    def log_identity(self) -> object:
+        """What stays the same as long as the log of what is committed is the same; None when there is none."""
+
     def tables(self, cursor: Cursor) -> set[str]:
         """The names of all tables."""
 
@@ -268,6 +271,10 @@ class Sqlite:
 
     def identity(self) -> object:
         return files.identity(self.name)
+
+    def log_identity(self) -> object:
+        # sqlite keeps the file from the first transaction until the last connection is closed.
+        return files.identity(self.name + "-wal")
 
     def tables(self, cursor: Cursor) -> set[str]:
         rows = many(cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))

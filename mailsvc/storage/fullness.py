@@ -44,9 +44,7 @@ class Warner:
 
     def _warn(self, txn: Cursor, row: rules.Usage, limit: int, now: float) -> None:
         trace_id = self.new_id()
-        header, body = quota.warning(
-            row.address, row.used, limit, hostname=self.hostname, trace_id=trace_id, now=now
-        )
+        header, body = quota.warning(row.address, row.used, limit, hostname=self.hostname, trace_id=trace_id, now=now)
         whole = header + body
         summary = summarise(header, size=len(whole), sha256=sha256(whole).hexdigest())
         new = mailboxes.NewMessage(trace_id, "", now, b"Return-Path: <>\r\n", summary)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,12 +33,12 @@ SECONDS = 60.0
 _PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", "/bin"))
 
 
-def program(name: str) -> str:
+def program(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """The path of an installed program; skips the test when there is none, or fails it."""
     path = shutil.which(name, path=_PLACES)
     if path is not None:
         return path
-    if os.environ.get("MAILSVC_REQUIRE_ALL") == "1":
+    if environ.get("MAILSVC_REQUIRE_ALL") == "1":
         raise AssertionError(f"{name} is not installed, and MAILSVC_REQUIRE_ALL=1 says that it must be")
     raise SkipTest(f"{name} is not installed")
 
