@@ -83,6 +83,11 @@ def refused(listener: str, peer: str, what: str, why: str) -> None:
     )
 
 
+def noted(listener: str, peer: str, text: str) -> None:
+    """Something was found out about a client."""
+    log.info("{listener}: {peer}: {text}", listener=listener, peer=peer, text=shown(text, 500))
+
+
 def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], octets: int) -> None:
     """A message was committed."""
     log.info(

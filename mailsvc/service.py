@@ -39,8 +39,12 @@ from mailsvc.config.endpoint import is_private, port_of
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
+from mailsvc.gate.blocklists import blocklist
 from mailsvc.gate.bodies import Bodies
+from mailsvc.gate.lookup import Blocklists, system_resolver
+from mailsvc.gate.manners import Actions
 from mailsvc.gate.places import Places, Shares, Trusted
+from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
@@ -139,12 +143,14 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
     authenticator = SaslAuthenticator(_authenticator(configuration, database, checker, portal, reactor))
+    smtp_journal = SMTPJournal(journal)
     helpers = Helpers(
         intake,
         directory,
         authenticator,
+        gate=_watch(configuration, reactor, smtp_journal, trusted),
         senders=OwnSenders(database),
-        journal=SMTPJournal(journal),
+        journal=smtp_journal,
         bodies=Bodies(limits.body_memory, limits.body_total),
     )
     service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
@@ -198,6 +204,26 @@ def _authenticator(
         return database.read(is_name_of, account.id, address)
 
     return Authenticator(portal, proofs=proofs, acts_as=acts_as)
+
+
+def _watch(configuration: Configuration, reactor: Any, journal: SMTPJournal, trusted: Trusted) -> Watch:
+    """Who may bring mail: the gate of the SMTP listeners."""
+    gate = configuration.gate
+    policy = Policy(
+        configuration.hostname,
+        trusted,
+        unknown_recipients=configuration.limits.unknown_recipients,
+        early_talkers=gate.early_talkers,
+        greeting_delay=gate.greeting_delay,
+        helo=Actions(gate.helo_syntax, gate.helo_own_name, gate.helo_literal),
+        threshold=gate.blocklist_threshold,
+        refuse_listed=gate.blocklist_action == "refuse",
+    )
+    lists = [blocklist(text) for text in gate.blocklists]
+    if not lists:
+        return Watch(policy, reactor, journal.noted)
+    resolver = system_resolver(reactor)
+    return Watch(policy, reactor, journal.noted, Blocklists(lists, resolver, reactor, seconds=gate.blocklist_seconds))
 
 
 def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> SMTPRules:

@@ -21,7 +21,7 @@ _LINK = re.compile(r"<((?:\.\./)?(?:docs/)?[\w-]+\.rst)[^>]*>`__?")
 _MODULE = re.compile(
     r"``((?:wire|smtp|pop3|storage|accounts|tls|certkit|config|mail|cli)\.(?!example)[a-z_]+)(?:\.\w+)?(?:\(\))?``"
 )
-_SETTING = re.compile(r"``((?:smtp|pop3|timeouts|limits|accounts|listen)\.[a-z_]+)``")
+_SETTING = re.compile(r"``((?:smtp|pop3|timeouts|limits|gate|accounts|listen)\.[a-z_]+)``")
 _COMMAND = re.compile(r"(?:``|\$ |^    |bin/)mailsvc(?: --\w+ \S+)* ([a-z]+)", re.M)
 
 

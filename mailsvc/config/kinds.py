@@ -166,6 +166,26 @@ class Networks:
         return tuple(raw)
 
 
+@dataclass(frozen=True, slots=True)
+class Zones:
+    """A list of DNS zones, each with a weight or without one."""
+
+    allowed: str = 'list of zones such as ["bl.example.net", "good.example.org*-2"]'
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        if not isinstance(raw, (list, tuple)):
+            raise Mistake(f"{shown(raw)} is not a list; give a {self.allowed}")
+        for text in raw:
+            zone, star, weight = text.partition("*") if isinstance(text, str) else ("", "", "")
+            # The question about an IPv6 address puts 64 characters in front, and a name has 253.
+            named = len(zone) <= 180 and len(zone.split(".")) > 1
+            if not named or not all(_LABEL.fullmatch(label) for label in zone.lower().split(".")):
+                raise Mistake(f"{shown(text)} is not a DNS zone; give a {self.allowed}")
+            if star and not re.fullmatch(r"-?[0-9]{1,3}", weight):
+                raise Mistake(f"{shown(weight)} is not a weight from -999 to 999; give a {self.allowed}")
+        return tuple(raw)
+
+
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 

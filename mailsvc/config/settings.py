@@ -26,6 +26,7 @@ from mailsvc.config.kinds import (
     Seconds,
     Switch,
     Whole,
+    Zones,
 )
 
 _MEBI = 1024 * 1024
@@ -201,6 +202,36 @@ class Limits:
     )
 
 
+_ACTIONS = Choice(("off", "note", "refuse"))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How other servers are looked at that bring mail; not users, and not [limits] trusted."""
+
+    early_talkers: bool = _setting(
+        True, Switch(), "Whether a client that speaks before the greeting is refused with 554."
+    )
+    greeting_delay: float = _setting(0.0, Seconds(0, 60), "How long a client has to wait for the greeting.")
+    helo_syntax: str = _setting("off", _ACTIONS, "What follows when a client's EHLO is no full host name.")
+    helo_own_name: str = _setting("off", _ACTIONS, "What follows when a client says our own name in EHLO.")
+    helo_literal: str = _setting(
+        "off", _ACTIONS, "What follows when the address in a client's EHLO is not the one that it comes from."
+    )
+    blocklists: tuple[str, ...] = _setting(
+        (), Zones(), "DNS blocklists that are asked about a client, ZONE or ZONE*WEIGHT each."
+    )
+    blocklist_threshold: int = _setting(
+        1, Whole("points", 1, 10000), "The sum of the weights from which on a client counts as listed."
+    )
+    blocklist_action: str = _setting(
+        "refuse", Choice(("note", "refuse")), "What follows for a client that counts as listed."
+    )
+    blocklist_seconds: float = _setting(
+        5.0, Seconds(0.1, 60), "How long a blocklist may take to answer; a late answer says nothing."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """What `mailsvc why` can tell of."""
@@ -260,6 +291,7 @@ class Configuration:
     timeouts: Timeouts = field(default_factory=Timeouts)
     accounts: Accounts = field(default_factory=Accounts)
     limits: Limits = field(default_factory=Limits)
+    gate: Gate = field(default_factory=Gate)
     events: Events = field(default_factory=Events)
     delivery: Delivery = field(default_factory=Delivery)
 
@@ -296,13 +328,14 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Events | Delivery]] = {
+SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Events | Delivery]] = {
     "listen": Listen,
     "smtp": Smtp,
     "pop3": Pop3,
     "timeouts": Timeouts,
     "accounts": Accounts,
     "limits": Limits,
+    "gate": Gate,
     "events": Events,
     "delivery": Delivery,
 }

@@ -202,6 +202,10 @@ class LogJournal:
     def answered(self, client: Client, verb: str, answer: Reply) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
 
+    def noted(self, client: Client, text: str) -> None:
+        """See `mailsvc.smtp.seams.Journal`."""
+        maillog.noted(client.listener, client.peer, text)
+
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         recipients = [str(recipient) for recipient in envelope.recipients]

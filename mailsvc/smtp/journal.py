@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
+from mailsvc import maillog
 from mailsvc.journal import ConnectionJournal, Journal
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
@@ -78,6 +79,11 @@ class SMTPJournal:
     def answered(self, client: Client, verb: str, answer: Reply) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         self._of(client).answered(verb if verb in VERBS else "command", str(answer))
+
+    def noted(self, client: Client, text: str) -> None:
+        """See `mailsvc.smtp.seams.Journal`."""
+        maillog.noted(client.listener, client.peer, text)
+        self._of(client).noted(text)
 
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """See `mailsvc.smtp.seams.Journal`."""

@@ -226,6 +226,9 @@ class Journal(Protocol):
     def answered(self, client: Client, verb: str, answer: Reply) -> None:
         """``verb`` ("" for a line without one) was answered with an error, of which more may have been told before."""
 
+    def noted(self, client: Client, text: str) -> None:
+        """Something was found out about the client, in a sentence of ours, that refused nothing by itself."""
+
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """A message was committed (its event row is the intake's: it stands in the same transaction)."""
 

@@ -266,6 +266,9 @@ class SMTPServer(smtp.ESMTP):
             self._journal.refused(self.client, "connection", str(refused))
             self.conversation.close(refused.encode())
             return
+        if self._stopping:
+            self._say_goodbye()
+            return
         self.conversation.write(reply(220, "", self.greeting().decode("ascii")).encode())
 
     # -- the conversation's side ----------------------------------------------------------------------------------
