@@ -73,11 +73,14 @@ def _lines(size: int) -> bytes:
     return b"".join(base64.b64encode(octets[at : at + 57]) + b"\r\n" for at in range(0, len(octets), 57))
 
 
-def load_message(name: str, size: int) -> bytes:
-    """The message called `name`, of about `size` octets; no two names have the same bytes anywhere but by chance."""
+def load_message(name: str, size: int, sender: str) -> bytes:
+    """The message called `name`, of about `size` octets, in the name of `sender`, who logs in to send it.
+
+    No two names have the same bytes anywhere but by chance.
+    """
     header = (
         f"Message-ID: <{name}@load.example.org>\r\nDate: Fri, 20 Nov 2026 12:00:00 +0000\r\n"
-        f"From: load@example.org\r\nSubject: {name}\r\n\r\n"
+        f"From: {sender}\r\nSubject: {name}\r\n\r\n"
     ).encode()
     begin = random.Random(name).randrange(1, 76)
     lines = _lines(size)
@@ -88,7 +91,7 @@ def load_message(name: str, size: int) -> bytes:
 async def _session(plan: Plan, number: int, all_logged_in: asyncio.Barrier, sent: Sent) -> float:
     """One session; returns when its messages began, on the clock of the loop."""
     user = plan.users[number % len(plan.users)]
-    messages = [(name := f"{number}.{n}", load_message(name, plan.size)) for n in range(plan.messages)]
+    messages = [(name := f"{number}.{n}", load_message(name, plan.size, user)) for n in range(plan.messages)]
     reader, writer = await asyncio.open_connection("127.0.0.1", plan.port)
 
     async def says(code: str, data: bytes = b"") -> None:
@@ -219,17 +222,19 @@ def stored(database: Path) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
-            "SELECT message.id, message_id_header, message.size, count(mailbox_item.uid) FROM message"
-            " LEFT JOIN mailbox_item ON mailbox_item.message_id = message.id GROUP BY message.id"
+            "SELECT message.id, message_id_header, message.size, item.size, item.prefix FROM message"
+            " LEFT JOIN mailbox_item AS item ON item.message_id = message.id"
         )
-        for message_id, name, size, items in rows:
+        for message_id, name, size, item_size, prefix in rows:
             parts = connection.execute(
                 "SELECT data FROM message_content WHERE message_id = ? ORDER BY part", (message_id,)
             )
-            whole = b"".join(data for (data,) in parts)
-            if len(whole) != size or items == 0:
-                raise AssertionError(f"message {message_id}: {len(whole)} octets of {size}, in {items} maildrops")
-            found[name, hashlib.sha256(after_trace(whole)).hexdigest()] += items
+            content = b"".join(data for (data,) in parts)
+            if len(content) != size or prefix is None:
+                raise AssertionError(f"message {message_id}: {len(content)} octets of {size}, prefix {prefix!r}")
+            if item_size != size + len(prefix):
+                raise AssertionError(f"message {message_id}: {item_size} octets in a maildrop, {size} and {prefix!r}")
+            found[name, hashlib.sha256(after_trace(prefix + content)).hexdigest()] += 1
     return found
 
 

@@ -37,6 +37,8 @@ KILLS = 50
 LANES = 2
 SENDERS = 3
 SIZES = (300, 300, 4_000, 4_000, 40_000, 300_000, 1_500_000)
+USER = "someone@example.org"
+"""Who sends it all, and to whom."""
 LONGEST_LIFE = 0.4
 """Seconds from the first login to the latest kill."""
 LONGEST_START = 0.6
@@ -45,7 +47,7 @@ LONGEST_START = 0.6
 
 def mail(name: str) -> bytes:
     """The message called `name`; its size follows from its name."""
-    return load_message(name, random.Random(name).choice(SIZES))
+    return load_message(name, random.Random(name).choice(SIZES), USER)
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Lane:
 
     def __init__(self, folder: Path) -> None:
         self.service = RunningService(folder)
-        [self.user] = self.service.add_users("someone@example.org")
+        [self.user] = self.service.add_users(USER)
         self.ledger = Ledger()
         self.random = random.Random()
 
