@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IStreamServerEndpoint
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -44,6 +44,7 @@ from mailsvc.gate.bodies import Bodies
 from mailsvc.gate.lookup import Blocklists, system_resolver
 from mailsvc.gate.manners import Actions
 from mailsvc.gate.places import Places, Shares, Trusted
+from mailsvc.gate.shortage import Shortage
 from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
@@ -323,6 +324,7 @@ class MailService(MultiService):
         self._sessions = sessions
         self._journal = journal
         self._programs = programs
+        self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
         """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
@@ -349,6 +351,7 @@ class MailService(MultiService):
             self._close_ports()
             raise
         super().startService()
+        globalLogPublisher.addObserver(self._shortage)
         self._checker.start()
         self._journal.start()
         self._reactor.callWhenRunning(self._announce)
@@ -376,6 +379,7 @@ class MailService(MultiService):
         await self._journal.stop()
         await self.database.close()
         await super().stopService()
+        globalLogPublisher.removeObserver(self._shortage)
 
     def _close_ports(self) -> Deferred[Any]:
         closing = []

@@ -33,6 +33,7 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
         mailsvc.gate mailsvc.gate.places mailsvc.gate.bodies mailsvc.gate.manners mailsvc.gate.blocklists
+        mailsvc.gate.guesses
         mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.loops mailsvc.directory.quota
         mailsvc.directory.program
         """,

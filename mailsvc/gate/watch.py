@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from mailsvc.gate.blocklists import Standing
+from mailsvc.gate.guesses import Guesses, Pace
 from mailsvc.gate.lookup import Blocklists
 from mailsvc.gate.manners import FOREIGN, REFUSALS, Actions, finding
 from mailsvc.gate.places import Trusted
@@ -55,6 +56,7 @@ class Policy:
     helo: Actions = field(default_factory=Actions)
     threshold: int = 1
     refuse_listed: bool = True
+    guessing: Pace = field(default_factory=Pace)
 
 
 class Watch:
@@ -70,6 +72,7 @@ class Watch:
         self.policy = policy
         self.clock = clock
         self.note = note
+        self.guesses = Guesses(policy.guessing)
         self.blocklists = blocklists
 
     def admit(self, client: Client) -> Watchman:
@@ -96,8 +99,9 @@ class Watchman:
         if self._watch.blocklists is not None:
             asked = Deferred.fromCoroutine(self._watch.blocklists.standing(client.peer))
             asked.addCallback(self._learned, client)
-        if self._policy.greeting_delay:
-            await self._pause(self._policy.greeting_delay)
+        delay = max(self._policy.greeting_delay, self._delay(client))
+        if delay:
+            await self._pause(delay)
         elif self._policy.early_talkers:
             # The first call runs before the reactor looks at the sockets again, the second one after it.
             await self._pause(0)
@@ -123,6 +127,8 @@ class Watchman:
 
     async def recipient(self, client: Client, address: Address) -> Reply | None:
         """See `mailsvc.smtp.seams.Guard`."""
+        if self._watched and (delay := self._delay(client)):
+            await self._pause(delay)
         if not self._watched or self._watch.blocklists is None:
             return None
         if self._standing is None:
@@ -142,6 +148,7 @@ class Watchman:
             return _NO_WEB
         if self._watched and verb == "RCPT" and (answer.code, answer.enhanced) == (550, "5.1.1"):
             self._unknown += 1
+            self._watch.guesses.note(client.peer, self._watch.clock.seconds())
             if self._unknown >= self._policy.unknown_recipients:
                 return _TOO_MANY_UNKNOWN
         return None
@@ -151,6 +158,9 @@ class Watchman:
         for waiting in (self._pausing, self._waiting):
             if waiting is not None:
                 waiting.cancel()
+
+    def _delay(self, client: Client) -> float:
+        return self._watch.guesses.delay(client.peer, self._watch.clock.seconds())
 
     async def _pause(self, seconds: float) -> None:
         self._pausing = deferLater(self._watch.clock, seconds)
