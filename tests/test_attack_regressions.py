@@ -10,11 +10,15 @@ from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.accounts.throttle import network
+from mailsvc.directory.tables import Program
+from mailsvc.mail.address import parse_address
 from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
+from mailsvc.storage.aliases import add_alias
+from mailsvc.storage.rules import set_quota
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
-from tests.memory import MailCase, MailHost
+from tests.memory import ALICE, MailCase, MailHost
 from tests.test_wire_conversation import ConversationCase
 
 
@@ -219,3 +223,51 @@ class BodiesEatTheReserve(MailCase):
         self.assertEqual(client.ask(b"."), b"452 4.3.1 Insufficient system storage; try again later\r\n")
         self.assertEqual(host.bodies_of(), [])
         self.assertEqual(client.ask(b"RSET"), b"250 2.0.0 Ok\r\n")
+
+
+class ProgramsRunForNothing(MailCase):
+    """A message that was refused in the end had been given to the programs before, again with each attempt."""
+
+    def send(self, host: MailHost, header: bytes, *recipients: bytes) -> bytes:
+        """The answer to a message with this header, by BDAT."""
+        client = host.mx_client()
+        client.ask(b"MAIL FROM:<eve@example.net>")
+        for recipient in recipients:
+            self.assertEqual(client.ask(b"RCPT TO:<" + recipient + b">")[:3], b"250")
+        message = header + b"\r\n" + b"x" * 500 + b"\r\n"
+        return client.ask(b"BDAT %d LAST\r\n" % len(message) + message[:-2])
+
+    def host_with_program(self) -> MailHost:
+        """``run@`` is a program."""
+        host = self.host()
+        host.store.now(add_alias, parse_address("run@example.org"), [Program(("/bin/run",))], 0.0)
+        return host
+
+    def test_a_full_mailbox(self) -> None:
+        """The quota is looked at before."""
+        host = self.host_with_program()
+        host.store.now(set_quota, ALICE, 600)
+        self.assertEqual(self.send(host, b"Subject: x\r\n", b"run@example.org", ALICE.encode())[:9], b"452 4.2.2")
+        self.assertEqual(host.programs.given, [])
+
+    def test_a_loop(self) -> None:
+        """So is where the message has been."""
+        host = self.host_with_program()
+        header = b"Delivered-To: alice@example.org\r\n"
+        self.assertEqual(self.send(host, header, b"run@example.org", ALICE.encode())[:9], b"554 5.4.6")
+        self.assertEqual(host.programs.given, [])
+
+    def test_a_program_that_sends_on_to_itself(self) -> None:
+        """Its own Delivered-To counts like a mailbox's."""
+        host = self.host_with_program()
+        self.assertEqual(self.send(host, b"Delivered-To: Run@example.org\r\n", b"run@example.org")[:9], b"554 5.4.6")
+        self.assertEqual(host.programs.given, [])
+
+    def test_a_full_disk(self) -> None:
+        """And the disk, where only a program wants the message, too."""
+        host = self.host_with_program()
+        client = host.mx_client()
+        client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<run@example.org>\r\nDATA")
+        host.store.room = 1
+        self.assertEqual(client.ask(b"Subject: x\r\n\r\nx\r\n.")[:9], b"452 4.3.1")
+        self.assertEqual(host.programs.given, [])

@@ -239,6 +239,8 @@ class Intake:
         trace = trace_header(envelope, hostname=self._hostname, trace_id=trace_id, now=now)
         wanted = pipes(destinations)
         if self._programs is not None and wanted:
+            # A program cannot be asked to forget: what would refuse the message anyway is found out before.
+            await self._look_ahead(destinations, wanted, reception, len(trace))
             refused = await give_to_programs(
                 self._programs,
                 wanted,
@@ -260,6 +262,29 @@ class Intake:
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
         return trace_id
+
+    async def _look_ahead(
+        self,
+        destinations: Mapping[Address, Destination],
+        wanted: Mapping[Pipe, Address],
+        reception: Reception,
+        more: int,
+    ) -> None:
+        """Raise what `_store` would raise now; ``more``: octets of our trace."""
+        try:
+            await self._store.read(
+                _would_refuse,
+                _deliveries(destinations),
+                _limited(destinations),
+                wanted,
+                more + reception.scanner.size,
+                reception.spool,
+                reception.scanner.header_size,
+            )
+        except MailboxFull:
+            raise NotTaken(quota.FULL) from None
+        if not self._store.has_room_for(reception.scanner.size):
+            raise NotTaken(NO_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +315,23 @@ def _limited(destinations: Mapping[Address, Destination]) -> tuple[int, ...]:
     """The accounts whose quota counts: those that no recipient leads to which must always be deliverable."""
     free = {one for destination in destinations.values() if destination.beyond_quota for one in destination.accounts}
     return tuple(account_id for account_id in _deliveries(destinations) if account_id not in free)
+
+
+def _would_refuse(
+    txn: Cursor,
+    deliveries: Mapping[int, Address],
+    limited: Sequence[int],
+    wanted: Mapping[Pipe, Address],
+    size: int,
+    spool: SpooledTemporaryFile[bytes],
+    header_size: int,
+) -> None:
+    """Raise what keeps a message from being stored, as far as it is known before; in the database's thread."""
+    spool.seek(0)
+    header = spool.read(header_size)
+    reporting.check_programs_loop(header, wanted)
+    reporting.check_loop(header, deliveries, reporting.mailboxes_of(txn, deliveries))
+    fullness.refuse_beyond_quota(txn, limited, size)
 
 
 def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> None:

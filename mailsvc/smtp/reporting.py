@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from mailsvc.directory.tables import Pipe
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.mail.dsn import Delivered, delivered_report
@@ -54,10 +55,23 @@ def mailboxes_of(txn: Cursor, deliveries: Mapping[int, Address]) -> dict[int, st
 
 def check_loop(header: bytes, deliveries: Mapping[int, Address], owners: Mapping[int, str]) -> None:
     """Raise `MailLoop` for the recipients whose maildrop the message has been in; ``owners`` from `mailboxes_of`."""
-    before = {_key(value) for name, value in header_fields(header) if name == b"delivered-to"} - {None}
+    before = _been_to(header)
     again = {deliveries[number] for number, mailbox in owners.items() if before and _key(mailbox.encode()) in before}
     if again:
         raise MailLoop(frozenset(again))
+
+
+def check_programs_loop(header: bytes, wanted: Mapping[Pipe, Address]) -> None:
+    """The same for programs, whose Delivered-To is their alias: one may send what it got to where it came from."""
+    before = _been_to(header)
+    again = {recipient for pipe, recipient in wanted.items() if pipe.address.key in before}
+    if again:
+        raise MailLoop(frozenset(again))
+
+
+def _been_to(header: bytes) -> set[str]:
+    found = (_key(value) for name, value in header_fields(header) if name == b"delivered-to")
+    return {key for key in found if key is not None}
 
 
 def _key(text: bytes) -> str | None:
