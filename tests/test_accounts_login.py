@@ -215,7 +215,7 @@ class RightPasswordTests(CheckerCase):
         assert row is not None and row.password_hash is not None
         changed = CHEAP.hash(b"changed")
         await self.database.write(set_password, "alice@example.org", changed, 2.0)
-        await self.database.write(renew_hash, "alice@example.org", row.password_hash, CHEAP.hash(b"right"), 3.0)
+        await self.database.write(renew_hash, "alice@example.org", row.password_hash, CHEAP.hash(b"right"))
         row = await self.database.read(account, "alice@example.org")
         assert row is not None
         self.assertEqual(row.password_hash, changed)

@@ -14,11 +14,15 @@ from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
+from mailsvc.storage import accounts, credentials
 from mailsvc.storage.aliases import add_alias
-from mailsvc.storage.rules import set_quota
+from mailsvc.storage.rules import set_disabled, set_quota
+from mailsvc.storage.senders import set_check_sender
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
-from tests.memory import ALICE, MailCase, MailHost
+from tests.memory import ALICE, BOB, PASSWORD, MailCase, MailHost
+from tests.scram_client import ScramClient
+from tests.test_smtp_auth import AuthCase
 from tests.test_wire_conversation import ConversationCase
 
 
@@ -271,3 +275,56 @@ class ProgramsRunForNothing(MailCase):
         host.store.room = 1
         self.assertEqual(client.ask(b"Subject: x\r\n\r\nx\r\n.")[:9], b"452 4.3.1")
         self.assertEqual(host.programs.given, [])
+
+
+class ALoginOutlivesItsAccount(AuthCase):
+    """A session that had logged in went on to send after its account was disabled or its password was changed."""
+
+    AGAIN = b"421 4.7.0 The account has changed since the login; log in again\r\n"
+
+    def test_disabled_or_removed(self) -> None:
+        """Also with the null sender, and for an account whose senders are not checked."""
+        for number, sender in enumerate((b"alice@example.org", b"")):
+            host = self.auth_host()
+            disabled, removed = self.logged_in(host), self.logged_in(host)
+            self.assertEqual(disabled.ask(b"MAIL FROM:<" + sender + b">")[:3], b"250")
+            disabled.ask(b"RSET")
+            host.store.now(set_check_sender, ALICE, bool(number))
+            host.store.now(set_disabled, ALICE, True)
+            self.assertEqual(disabled.ask(b"MAIL FROM:<" + sender + b">"), self.AGAIN)
+            host.store.now(accounts.remove_account, ALICE)
+            self.assertEqual(removed.ask(b"MAIL FROM:<" + sender + b">"), self.AGAIN)
+
+    def test_what_it_logged_in_with(self) -> None:
+        """Another password, a revoked app password; the same password with another hash is the same."""
+        store = self.auth_host().store
+        number = store.now(accounts.account, ALICE)
+        assert number is not None
+        facts = store.now(credentials.login_facts, ALICE)
+        assert facts is not None
+
+        def holds(app_password: int | None, changed: float | None) -> bool:
+            return store.now(credentials.still_holds, number.id, app_password, changed)
+
+        app = store.now(credentials.add_app_password, ALICE, "phone", "", "digest", "verifier", 1.0)
+        self.assertTrue(holds(None, facts.changed) and holds(app, None) and holds(None, None))
+        store.now(credentials.renew_hash, ALICE, PASSWORD, "another hash")
+        self.assertTrue(holds(None, facts.changed))
+        store.now(accounts.set_password, ALICE, "another", 7.0)
+        self.assertFalse(holds(None, facts.changed))
+        self.assertTrue(holds(app, None))
+        store.now(credentials.revoke_app_password, ALICE, "phone")
+        self.assertFalse(holds(app, None))
+
+    def test_a_changed_password_ends_a_session(self) -> None:
+        """By SCRAM, where the proof's own facts are what is remembered; other accounts' sessions go on."""
+        host = self.auth_host()
+        client, other = self.client(host), self.logged_in(host)
+        self.assertEqual(self.scram(client, ScramClient(ALICE, PASSWORD))[:3], b"235")
+        host.store.now(accounts.set_password, BOB, "another", 7.0)
+        self.assertEqual(client.ask(b"MAIL FROM:<alice@example.org>")[:3], b"250")
+        client.ask(b"RSET")
+        host.store.now(accounts.set_password, ALICE, "another", 7.0)
+        self.assertEqual(client.ask(b"MAIL FROM:<alice@example.org>"), self.AGAIN)
+        # A checker that does not tell when a password was set is not held to it.
+        self.assertEqual(other.ask(b"MAIL FROM:<alice@example.org>")[:3], b"250")

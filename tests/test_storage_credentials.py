@@ -42,7 +42,7 @@ class VerifierTests(OfflineCase):
         with self.transaction() as txn:
             add(txn)
             credentials.add_verifier(txn, KEY, HASH, "one", 2.0)
-            credentials.renew_hash(txn, KEY, HASH, "$argon2id$dearer", 3.0)
+            credentials.renew_hash(txn, KEY, HASH, "$argon2id$dearer")
             self.assertEqual(self.verifier(txn), "one")
             accounts.set_password(txn, KEY, "$argon2id$new", 4.0)
             self.assertIsNone(self.verifier(txn))

@@ -148,7 +148,7 @@ class PasswordChecker:
                 self.guard.follow(self._rehash(name.key, stored, password, facts))
             else:
                 self.guard.follow(self._add_verifier(name.key, stored, password, facts))
-        return AccountId(row.id, row.address)
+        return AccountId(row.id, row.address, changed=facts.changed)
 
     async def _warm_up(self) -> None:
         with suppress(TemporaryFailure):  # the next login tries again
@@ -158,7 +158,7 @@ class PasswordChecker:
         """Replace a hash that was made with other costs, unless the password has changed meanwhile."""
         try:
             fresh = await self._pool.hash(password)
-            await self._database.write(renew_hash, key, stored, fresh, self._clock.seconds())
+            await self._database.write(renew_hash, key, stored, fresh)
         except MailsvcError as error:
             self._log.warn("the password hash of {key} was not renewed: {error}", key=key, error=str(error))
             return

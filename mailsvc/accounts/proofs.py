@@ -72,7 +72,8 @@ class ProofChecker:
             last = next(each.last_used for each in facts.app_passwords if each.id == number)
             if last is None or abs(now - last) >= USE_NOTED_EVERY:
                 self._guard.follow(noted(self._database, number, now))
-        return AccountId(facts.account.id, facts.account.address, credential), verifier
+        changed = facts.changed if number is None else None
+        return AccountId(facts.account.id, facts.account.address, credential, changed), verifier
 
 
 async def noted(database: Database, app_password: int, now: float) -> None:

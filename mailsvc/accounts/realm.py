@@ -13,7 +13,7 @@ should call it, so that sessions can be counted one day.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
@@ -31,16 +31,24 @@ def app_credential(number: int) -> str:
     return f"app-password {number}"
 
 
+def app_password_of(credential: str) -> int | None:
+    """The row id in what `app_credential` made; None for another credential."""
+    kind, _, number = credential.partition(" ")
+    return int(number) if kind == "app-password" else None
+
+
 @dataclass(frozen=True, slots=True)
 class AccountId:
     """What a checker answers with: the account's row id, and its address as it was written when added.
 
     `credential` tells the devices of an account apart: `PASSWORD`, `app_credential(...)`, or another checker's own.
+    `changed` is when that password was set, as it stands in the table: it tells whether it still is the same one.
     """
 
     id: int
     address: str
     credential: str = PASSWORD
+    changed: float | None = field(default=None, compare=False)
 
 
 class IAccount(Interface):
@@ -59,6 +67,7 @@ class Account:
     id: int
     address: Address
     credential: str = PASSWORD
+    changed: float | None = field(default=None, compare=False)
 
 
 @implementer(IRealm)
@@ -73,7 +82,7 @@ class AccountRealm:
             raise NotImplementedError("mailsvc has accounts only; ask for IAccount")
         if not isinstance(avatarId, AccountId):
             raise UnauthorizedLogin("there are no anonymous accounts")
-        account = Account(avatarId.id, parse_address(avatarId.address), avatarId.credential)
+        account = Account(avatarId.id, parse_address(avatarId.address), avatarId.credential, avatarId.changed)
         return IAccount, account, _logout
 
 

@@ -67,7 +67,7 @@ class SaslExchange:
             return LoginFailed(_REFUSED, self._name)
         if isinstance(outcome, sasl.Challenge):
             return Challenge(outcome.data)
-        return LoggedIn(outcome.address, outcome.id, self._exchange.mechanism)
+        return LoggedIn(outcome.address, outcome.id, self._exchange.mechanism, outcome.credential, outcome.changed)
 
     def cancel(self) -> None:
         """See `mailsvc.smtp.seams.Exchange`."""

@@ -136,7 +136,7 @@ class _PasswordExchange:
         if credentials.authzid not in (b"", credentials.username):
             return LoginFailed(_ACT_AS_OTHER, name, "wanted to act as somebody else")
         account = cast(Account, avatar)
-        return LoggedIn(account.address, account.id, self._mechanism)
+        return LoggedIn(account.address, account.id, self._mechanism, account.credential, account.changed)
 
 
 class AnySender:

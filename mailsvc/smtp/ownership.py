@@ -10,13 +10,16 @@ program sends receipts with it; what its From says is looked at like any other.
 
 from __future__ import annotations
 
+from mailsvc.accounts.realm import app_password_of
 from mailsvc.mail.address import Address
 from mailsvc.mail.authors import AuthorsError, authors
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.seams import Client
+from mailsvc.storage.credentials import still_holds
 from mailsvc.storage.senders import check_sender, foreign_sender
 from mailsvc.storage.store import Store
 
+_LOG_IN_AGAIN = reply(421, "4.7.0", "The account has changed since the login; log in again", closes=True)
 _NOT_OWNED = reply(553, "5.7.1", "Sender address not owned by the login")
 
 
@@ -28,7 +31,13 @@ class OwnSenders:
 
     async def at_mail(self, client: Client, reverse_path: Address | None) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
-        if reverse_path is None or client.account is None:
+        if client.account is None:
+            return None
+        # Hours may have passed since the login. What would not let anybody in any more sends no more mail either.
+        used = app_password_of(client.credential)
+        if not await self._store.read(still_holds, client.account, used, client.changed):
+            return _LOG_IN_AGAIN
+        if reverse_path is None:
             return None
         foreign = await self._store.read(foreign_sender, client.account, [reverse_path])
         return None if foreign is None else _NOT_OWNED

@@ -31,7 +31,7 @@ class Client:
 
     ``session``: a random number, the same for all that happens in one connection.  ``listener``: the mode's name.
     ``peer``: IP address or "local".  ``helo``: its claim, "" before.  ``login``/``account``: who has authenticated and
-    the row id, None before.
+    the row id, None before.  ``credential``/``changed``: by what, see `mailsvc.accounts.realm.AccountId`.
     """
 
     session: int
@@ -41,6 +41,8 @@ class Client:
     tls: TLSFacts | None = None
     login: Address | None = None
     account: int | None = None
+    credential: str = ""
+    changed: float | None = None
 
 
 # -- who gets mail ----------------------------------------------------------------------------------------------------
@@ -128,11 +130,16 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """A 235.  ``login``: the account's address, ``account`` its row id.  ``mechanism`` for the record."""
+    """A 235.  ``login``: the account's address, ``account`` its row id.  ``mechanism`` for the record.
+
+    ``credential`` and ``changed``: see `mailsvc.accounts.realm.AccountId`.
+    """
 
     login: Address
     account: int
     mechanism: str = ""
+    credential: str = ""
+    changed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,8 @@ class SMTPServer(smtp.ESMTP):
             self._facts,
             session.login,
             session.account,
+            session.credential,
+            session.changed,
         )
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
@@ -453,7 +455,7 @@ class SMTPServer(smtp.ESMTP):
         if isinstance(outcome, LoginFailed):
             self._journal.login_failed(self.client, login.mechanism, outcome)
             return outcome.answer
-        self._session = after_login(self._session, outcome.login, outcome.account)
+        self._session = after_login(self._session, outcome.login, outcome.account, outcome.credential, outcome.changed)
         self._journal.logged_in(self.client, login.mechanism)
         return _LOGGED_IN
 

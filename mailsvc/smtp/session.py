@@ -39,6 +39,8 @@ class Session:
     esmtp: bool = False
     login: Address | None = None
     account: int | None = None
+    credential: str = ""
+    changed: float | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -146,9 +148,11 @@ def after_starttls(session: Session) -> Session:
     return Session(session.mode, secured=True)
 
 
-def after_login(session: Session, login: Address, account: int) -> Session:
-    """AUTH succeeded; ``account`` is the row id of the account."""
-    return replace(session, login=login, account=account)
+def after_login(
+    session: Session, login: Address, account: int, credential: str = "", changed: float | None = None
+) -> Session:
+    """AUTH succeeded; ``account`` is the row id of the account, the rest tells by what."""
+    return replace(session, login=login, account=account, credential=credential, changed=changed)
 
 
 def after_mail(session: Session) -> Session:

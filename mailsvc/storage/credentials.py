@@ -36,11 +36,15 @@ class AppPasswordRow:
 
 @dataclass(frozen=True, slots=True)
 class LoginFacts:
-    """All that a login may be held against; ``verifier`` as `mailsvc.sasl.scram` writes it, None when there is none."""
+    """All that a login may be held against; ``verifier`` as `mailsvc.sasl.scram` writes it, None when there is none.
+
+    ``changed``: when the password was set.
+    """
 
     account: AccountRow
     verifier: str | None = field(repr=False)
     app_passwords: tuple[AppPasswordRow, ...]
+    changed: float | None = None
 
 
 def login_facts(txn: Cursor, key: str) -> LoginFacts | None:
@@ -49,17 +53,30 @@ def login_facts(txn: Cursor, key: str) -> LoginFacts | None:
     number = 0 if row is None else row.id
     verifier = maybe(txn.execute("SELECT secret FROM credential WHERE account_id = ? AND kind = ?", (number, VERIFIER)))
     passwords = _app_passwords(txn, number)
+    changed = _changed(txn, number)
     if row is None:
         return None
-    return LoginFacts(row, None if verifier is None else verifier[0], tuple(passwords))
+    return LoginFacts(row, None if verifier is None else verifier[0], tuple(passwords), changed)
 
 
-def renew_hash(txn: Cursor, key: str, stored: str, fresh: str, now: float) -> None:
+def still_holds(txn: Cursor, account_id: int, app_password: int | None, changed: float | None) -> bool:
+    """Whether a login of before would still be let in: the account is there and not disabled, the app password not
+    revoked, the password (set at ``changed``, None: it is not ours to know) not another one."""
+    row = maybe(txn.execute("SELECT disabled FROM account WHERE id = ?", (account_id,)))
+    if row is None or row[0]:
+        return False
+    if app_password is not None:
+        return any(each.id == app_password for each in _app_passwords(txn, account_id))
+    return changed is None or _changed(txn, account_id) == changed
+
+
+def renew_hash(txn: Cursor, key: str, stored: str, fresh: str) -> None:
     """Replace a password's hash by another of the same password, unless it has changed meanwhile."""
+    # "changed" stays: it is the same password, and its sessions go on.
     txn.execute(
-        "UPDATE credential SET secret = ?, changed = ? WHERE kind = 'password' AND secret = ?"
+        "UPDATE credential SET secret = ? WHERE kind = 'password' AND secret = ?"
         " AND account_id = (SELECT id FROM account WHERE key = ?)",
-        (fresh, now, stored, key),
+        (fresh, stored, key),
     )
 
 
@@ -118,6 +135,11 @@ def revoke_app_password(txn: Cursor, key: str, label: str) -> None:
 def note_use(txn: Cursor, app_password: int, now: float) -> None:
     """An app password was used just now."""
     txn.execute("UPDATE app_password SET last_used = ? WHERE id = ?", (now, app_password))
+
+
+def _changed(txn: Cursor, account_id: int) -> float | None:
+    row = maybe(txn.execute("SELECT changed FROM credential WHERE account_id = ? AND kind = 'password'", (account_id,)))
+    return None if row is None else float(row[0])
 
 
 def _app_passwords(txn: Cursor, account_id: int) -> list[AppPasswordRow]:
