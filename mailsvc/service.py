@@ -214,6 +214,7 @@ def _watch(configuration: Configuration, reactor: Any, journal: SMTPJournal, tru
         configuration.hostname,
         trusted,
         unknown_recipients=configuration.limits.unknown_recipients,
+        junk_commands=configuration.limits.junk_commands,
         early_talkers=gate.early_talkers,
         greeting_delay=gate.greeting_delay,
         helo=Actions(gate.helo_syntax, gate.helo_own_name, gate.helo_literal),

@@ -291,3 +291,37 @@ class BlocklistTests(WatchCase):
         self.watched(self.resolver, trusted=Trusted(["192.0.2.7"])).smtp(MX_OPTIONAL)
         self.watched(self.resolver).smtp(SUBMISSION)
         self.assertEqual(self.resolver.count, 0)
+
+
+class JunkTests(WatchCase):
+    """Commands that bring no mail."""
+
+    def test_ends_the_session(self) -> None:
+        """After so many the session ends with 421; a message that was taken starts the count anew."""
+        client = self.watched(junk_commands=3).smtp(MX_OPTIONAL)
+        client.ask(b"EHLO client.example.net")
+        client.send(b"NOOP\r\nNOOP\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\na: b\r\n\r\n.\r\n")
+        client.take()
+        self.assertEqual(client.ask(b"RSET\r\nNOOP\r\nHELP").count(b"\r\n250 2.0.0") + 1, 2)
+        self.assertEqual(
+            client.ask(b"NOOP"), b"250 2.0.0 Ok\r\n421 4.7.0 Too many commands that bring no mail; closing\r\n"
+        )
+        self.assertTrue(client.is_closed)
+
+    def test_users(self) -> None:
+        """A user's program may keep its session open with NOOP as long as it likes."""
+        client = self.watched(junk_commands=3).smtp(SUBMISSION)
+        client.take()
+        self.assertEqual(client.ask(b"NOOP\r\n" * 9).count(b"250 2.0.0 Ok"), 9)
+
+    def test_comes_back(self) -> None:
+        """Who is thrown out again and again waits for the greeting; a trusted client never does."""
+        host = self.watched(junk_commands=1)
+        for _ in range(3):
+            client = host.smtp(MX_OPTIONAL)
+            client.ask(b"NOOP\r\nNOOP")
+            self.assertTrue(client.is_closed)
+        client = host.smtp(MX_OPTIONAL)
+        self.assertEqual(client.take(), b"")
+        client.wait(5)
+        self.assertEqual(client.take(), GREETING)

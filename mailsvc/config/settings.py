@@ -190,6 +190,11 @@ class Limits:
         Whole("recipients", 1, 100000),
         "Recipients that do not exist, in one session with another server, before it is ended with 421.",
     )
+    junk_commands: int = _setting(
+        100,
+        Whole("commands", 10, 1000000),
+        "Commands that bring no mail (NOOP, RSET, HELP ...) of another server, before its session is ended with 421.",
+    )
     body_memory: int = _setting(
         64 * _MEBI,
         Whole("octets", 65536, 2**40),

@@ -42,12 +42,12 @@ class Guesses:
     def __len__(self) -> int:
         return len(self._levels)
 
-    def note(self, peer: str, now: float) -> None:
-        """``peer`` named a recipient that does not exist."""
+    def note(self, peer: str, now: float, weight: float = 1.0) -> None:
+        """``peer`` named a recipient that does not exist, or did something else that counts like so many."""
         # What would cost more than the longest wait is not counted, so that all of it is forgotten in a few minutes.
         most = self._pace.free + self._pace.longest / self._pace.step
         key = network(peer)
-        self._levels[key] = (min(most, self._level(key, now) + 1), now)
+        self._levels[key] = (min(most, self._level(key, now) + weight), now)
         self._levels.move_to_end(key)
         if len(self._levels) > self._pace.remembered:
             self._levels.popitem(last=False)

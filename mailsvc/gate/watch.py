@@ -37,6 +37,13 @@ _SPOKE_EARLY = reply(554, "5.5.1", "Wait for the greeting before you speak", clo
 _TOO_MANY_UNKNOWN = reply(421, "4.7.0", "Too many recipients that do not exist; closing", closes=True)
 _NO_WEB = reply(421, "4.7.0", "This is a mail server; closing", closes=True)
 
+_TOO_MUCH_JUNK = reply(421, "4.7.0", "Too many commands that bring no mail; closing", closes=True)
+
+_JUNK = frozenset(["EHLO", "HELO", "NOOP", "HELP", "VRFY", "RSET"])
+
+_RUDENESS = 10.0
+"""An ended session counts like so many unknown recipients: who comes back again and again has to wait."""
+
 _REACHABLE = frozenset({"postmaster", "abuse"})
 
 
@@ -44,13 +51,14 @@ _REACHABLE = frozenset({"postmaster", "abuse"})
 class Policy:
     """What the postmaster has chosen.
 
-    ``greeting_delay`` in seconds; ``unknown_recipients`` in one session before it ends; ``threshold`` is the sum from
-    which on a client counts as listed.
+    ``unknown_recipients`` of one session end it, and so many ``junk_commands``, which bring no mail, between two
+    messages.  ``greeting_delay`` in seconds; ``threshold`` is the sum from which on a client counts as listed.
     """
 
     hostname: str
     trusted: Trusted = field(default_factory=lambda: Trusted(()))
     unknown_recipients: int = 10
+    junk_commands: int = 100
     early_talkers: bool = True
     greeting_delay: float = 0.0
     helo: Actions = field(default_factory=Actions)
@@ -88,6 +96,7 @@ class Watchman:
         self._policy = watch.policy
         self._watched = watched
         self._unknown = 0
+        self._junk = 0
         self._standing: Standing | None = None
         self._pausing: Deferred[None] | None = None
         self._waiting: Deferred[None] | None = None
@@ -110,7 +119,10 @@ class Watchman:
 
     def spoke_early(self, client: Client, octets: int) -> Reply | None:
         """See `mailsvc.smtp.seams.Guard`."""
-        return _SPOKE_EARLY if self._watched and self._policy.early_talkers else None
+        if not self._watched or not self._policy.early_talkers:
+            return None
+        self._rude(client)
+        return _SPOKE_EARLY
 
     async def command(self, client: Client, verb: str, argument: str) -> Reply | None:
         """See `mailsvc.smtp.seams.Guard`."""
@@ -145,7 +157,15 @@ class Watchman:
     def answered(self, client: Client, verb: str, answer: Reply) -> Reply | None:
         """See `mailsvc.smtp.seams.Guard`."""
         if verb in FOREIGN:
+            self._rude(client)
             return _NO_WEB
+        if verb == "." and not answer.is_error:
+            self._junk = 0
+        if self._watched and verb in _JUNK:
+            self._junk += 1
+            if self._junk > self._policy.junk_commands:
+                self._rude(client)
+                return _TOO_MUCH_JUNK
         if self._watched and verb == "RCPT" and (answer.code, answer.enhanced) == (550, "5.1.1"):
             self._unknown += 1
             self._watch.guesses.note(client.peer, self._watch.clock.seconds())
@@ -158,6 +178,10 @@ class Watchman:
         for waiting in (self._pausing, self._waiting):
             if waiting is not None:
                 waiting.cancel()
+
+    def _rude(self, client: Client) -> None:
+        if self._watched:
+            self._watch.guesses.note(client.peer, self._watch.clock.seconds(), _RUDENESS)
 
     def _delay(self, client: Client) -> float:
         return self._watch.guesses.delay(client.peer, self._watch.clock.seconds())

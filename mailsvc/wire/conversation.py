@@ -39,6 +39,9 @@ from mailsvc.wire.lines import BodyPiece, Event, LineReader
 _EVENTS_IN_A_ROW = 32
 """So many events of one client are handled before the reactor looks at the others."""
 
+_MANY_EVENTS, _FEW_IN_A_ROW = 500, 2
+"""After so many events without a body only a few are handled in a row: commands without end are no mail."""
+
 _PROGRESS_OCTETS = 4096
 """A body makes progress when so many more octets of it have come: a byte now and then is none."""
 
@@ -97,6 +100,7 @@ class Conversation:
         self._waiting_for = ""
         self._in_body = False
         self._progress = 0
+        self._events = 0
 
     # -- what Twisted tells --------------------------------------------------------------------------------------
 
@@ -251,13 +255,15 @@ class Conversation:
         try:
             handled = 0
             while not (self._busy or self._unread or self.closing or self.lost):
-                if handled == _EVENTS_IN_A_ROW and self.reader.pending:
+                in_a_row = _EVENTS_IN_A_ROW if self._events < _MANY_EVENTS else _FEW_IN_A_ROW
+                if handled >= in_a_row and self.reader.pending:
                     self._resumption = self._clock.callLater(0, self._pump_again)
                     break
                 event = self.reader.next_event()
                 if event is None:
                     break
                 handled += 1
+                self._events = 0 if self._in_body else self._events + 1
                 self._take(event)
         finally:
             self._in_pump = False
