@@ -328,3 +328,39 @@ class ALoginOutlivesItsAccount(AuthCase):
         self.assertEqual(client.ask(b"MAIL FROM:<alice@example.org>"), self.AGAIN)
         # A checker that does not tell when a password was set is not held to it.
         self.assertEqual(other.ask(b"MAIL FROM:<alice@example.org>")[:3], b"250")
+
+
+class AuthorsBehindABrokenHeader(AuthCase):
+    """A line that is no field ends the header for us; many mail programs pass over it, and showed the From behind."""
+
+    def test_nothing_hides_there(self) -> None:
+        """Whoever is held to his own names must write a header that everybody reads in the same way."""
+        host = self.auth_host()
+        client = self.logged_in(host)
+        spoofed = b"From: bob@example.org\r\n\r\nhello\r\n"
+        for first in (
+            b"From: alice@example.org\r\nno field\r\n",
+            b"From alice Fri Nov 20 00:00:00 2026\r\n",
+            b"Subject: x\r\n\xc3\xbc: y\r\n",
+            b" x\r\n",
+        ):
+            client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA")
+            self.assertEqual(
+                client.ask(first + spoofed + b"."),
+                b"550 5.7.1 The sender cannot be checked: a line of the header is no header field\r\n",
+            )
+        for whole in (b"From: alice@example.org\r\n", b"Subject: x\r\n\r\n" + spoofed, b"\r\n" + spoofed, b""):
+            client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA")
+            self.assertEqual(client.ask(whole + b".")[:3], b"250", whole)
+        message = b"Subject: no line end"
+        client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>")
+        client.send(b"BDAT %d LAST\r\n" % len(message) + message)
+        self.assertEqual(client.take()[:3], b"250")
+
+    def test_who_is_not_checked(self) -> None:
+        """May write what he likes, as strangers may."""
+        host = self.auth_host()
+        host.store.now(set_check_sender, ALICE, False)
+        client = self.logged_in(host)
+        client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA")
+        self.assertEqual(client.ask(b"no field\r\nFrom: bob@example.org\r\n.")[:3], b"250")

@@ -171,9 +171,16 @@ class Reception:
         return None
 
     def header(self) -> bytes:
-        """The header block with its empty line, once the body has ended without a refusal."""
+        """The header block with its empty line, once the body has ended without a refusal.
+
+        Without its empty line it ends in the middle: at a line that is no field, with more behind it.
+        """
         self.spool.seek(0)
-        return self.spool.read(self.scanner.header_size)
+        header = self.spool.read(self.scanner.header_size)
+        if self.scanner.size > len(header) or header == b"\r\n" or header.endswith(b"\r\n\r\n"):
+            return header
+        # Nothing but a header: it may do without the empty line (RFC 5322 section 3.5).
+        return header + (b"\r\n" if header.endswith(b"\r\n") else b"\r\n\r\n")
 
     def discard(self) -> None:
         """Give memory and disk back."""

@@ -47,6 +47,9 @@ class OwnSenders:
         if client.account is None:
             return None
         try:
+            if header != b"\r\n" and not header.endswith(b"\r\n\r\n"):
+                # Many programs pass over such a line, and read a From behind it that we take for the body's.
+                raise AuthorsError("a line of the header is no header field")
             found = authors(header)
         except AuthorsError as error:
             # Who is not checked may write what he likes there.
