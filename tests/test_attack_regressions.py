@@ -14,13 +14,14 @@ from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
+from mailsvc.smtp.modes import lmtp
 from mailsvc.storage import accounts, credentials
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.rules import set_disabled, set_quota
 from mailsvc.storage.senders import set_check_sender
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
-from tests.memory import ALICE, BOB, PASSWORD, MailCase, MailHost
+from tests.memory import ALICE, BOB, PASSWORD, Client, MailCase, MailHost
 from tests.scram_client import ScramClient
 from tests.test_smtp_auth import AuthCase
 from tests.test_wire_conversation import ConversationCase
@@ -364,3 +365,37 @@ class AuthorsBehindABrokenHeader(AuthCase):
         client = self.logged_in(host)
         client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA")
         self.assertEqual(client.ask(b"no field\r\nFrom: bob@example.org\r\n.")[:3], b"250")
+
+
+class AnswersOfLMTPAreCutOff(MailCase):
+    """The end of a session stood behind the first recipient's answer: the others got the message, and got it again."""
+
+    def deliver(self, host: MailHost, client: Client, header: bytes = b"") -> list[bytes]:
+        """The answers to a message for alice, bob and alice again."""
+        client.ask(b"LHLO x\r\nMAIL FROM:<eve@example.net>")
+        for name in (b"alice", b"bob", b"alice"):
+            client.ask(b"RCPT TO:<" + name + b"@example.org>")
+        client.ask(b"DATA")
+        client.put(header + b"Subject: x\r\n\r\nx\r\n.\r\n")
+        host.store.held = True
+        client.settle()
+        client.take()
+        if not header:
+            host.smtp_factory().sessions.shut_down()
+        host.store.held = False
+        host.store.release()
+        client.settle()
+        return [line[:9] for line in client.take().splitlines()]
+
+    def test_at_shutdown(self) -> None:
+        """Everybody's answer first, then the end."""
+        host = self.host()
+        client = host.smtp(lmtp(requires_tls=False))
+        self.assertEqual(self.deliver(host, client), [b"250 2.0.0"] * 3 + [b"421 4.3.2"])
+
+    def test_too_many_errors(self) -> None:
+        """The same."""
+        host = self.host()
+        client = host.smtp(lmtp(requires_tls=False), errors=1)
+        answers = self.deliver(host, client, b"Delivered-To: alice@example.org\r\n")
+        self.assertEqual(answers, [b"554 5.4.6", b"250 2.0.0", b"554 5.4.6", b"421 4.7.0"])

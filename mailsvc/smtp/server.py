@@ -330,8 +330,11 @@ class SMTPServer(smtp.ESMTP):
     def _say_goodbye(self) -> None:
         self.conversation.close(reply(421, "4.3.2", f"{self._rules.hostname} is shutting down").encode())
 
-    def _answer(self, answer: Reply, verb: str = "") -> None:
-        """Every command ends here, with one reply in one write."""
+    def _answer(self, answer: Reply, verb: str = "", *, more: bool = False) -> None:
+        """Every command ends here, with one reply in one write.
+
+        ``more``: another reply to the same command follows, so whatever ends the session waits for the last of them.
+        """
         if answer.is_error:
             self._journal.answered(self.client, verb, answer)
         last = self._guard.answered(self.client, verb, answer) if self._guard is not None else None
@@ -342,6 +345,10 @@ class SMTPServer(smtp.ESMTP):
             self._errors += 1
             if self._errors >= self._rules.errors:
                 last = last or reply(421, "4.7.0", f"{self._rules.hostname}: too many errors; closing")
+        if more:
+            self._last_words = last
+            self.conversation.write(answer.encode())
+            return
         if answer.closes:
             self.conversation.close(answer.encode())
             return
@@ -598,9 +605,12 @@ class SMTPServer(smtp.ESMTP):
             assert isinstance(outcome, Reply)
             self._answer(outcome, ".")
             return
+        left = len(transaction.named)
         for address in transaction.named:
+            left -= 1
             answer = outcome if isinstance(outcome, Reply) else outcome[address]
-            self._answer(replace(answer, lines=(f"<{address}> {answer.lines[0]}", *answer.lines[1:])), ".")
+            answer = replace(answer, lines=(f"<{address}> {answer.lines[0]}", *answer.lines[1:]))
+            self._answer(answer, ".", more=left > 0)
 
     def _origin(self, mail: Mail) -> Origin:
         session = self._session
