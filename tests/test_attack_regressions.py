@@ -12,17 +12,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailsvc.accounts.throttle import network
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
+from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
 from mailsvc.mail.message import MessageScanner
 from mailsvc.service import _affordable
 from mailsvc.smtp.modes import lmtp
-from mailsvc.storage import accounts, credentials
+from mailsvc.storage import accounts, credentials, events
 from mailsvc.storage.aliases import add_alias
+from mailsvc.storage.events import Entry
 from mailsvc.storage.rules import set_disabled, set_quota
 from mailsvc.storage.senders import set_check_sender
+from mailsvc.storage.stories import story_of
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
 from tests.memory import ALICE, BOB, PASSWORD, Client, MailCase, MailHost
 from tests.scram_client import ScramClient
+from tests.storage_cases import OfflineCase
 from tests.test_smtp_auth import AuthCase
 from tests.test_wire_conversation import ConversationCase
 
@@ -399,3 +403,22 @@ class AnswersOfLMTPAreCutOff(MailCase):
         client = host.smtp(lmtp(requires_tls=False), errors=1)
         answers = self.deliver(host, client, b"Delivered-To: alice@example.org\r\n")
         self.assertEqual(answers, [b"554 5.4.6", b"250 2.0.0", b"554 5.4.6", b"421 4.7.0"])
+
+
+class AMessageIDThatLies(OfflineCase):
+    """With a Message-ID like one of our addresses a stranger hid from `mailsvc why` what was known of the address."""
+
+    def test_it_hides_nothing(self) -> None:
+        """The address is asked for first; in brackets it is the message."""
+        with self.transaction() as txn:
+            true = Entry(1.0, Refused("MAIL", "553 5.7.1 no", ALICE), trace_id=None)
+            lie = Entry(2.0, Accepted("eve@example.net", (BOB,), 5, message_id_header=f"<{ALICE}>"), trace_id="T")
+            events.record(txn, [true, lie])
+            self.assertEqual([entry.time for entry in story_of(txn, ALICE).entries], [1.0])
+            self.assertEqual([entry.time for entry in story_of(txn, f"<{ALICE}>").entries], [2.0])
+
+    def test_only_in_brackets(self) -> None:
+        """Anything else is no key: neither an address nor one of our own words."""
+        for lie in (ALICE, "#7", DROPPED_KEY, f"<{ALICE}> x", f"<a> <{ALICE}>", "<>"):
+            self.assertEqual(Accepted("", (), 5, message_id_header=lie).found_by(), ())
+        self.assertEqual(Accepted("", (), 5, message_id_header="<1@x>").found_by(), ("<1@x>",))

@@ -14,6 +14,7 @@ sense to it becomes `Unknown` and is told as it stands.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -26,6 +27,8 @@ TEXT_LIMIT = 500
 
 LIST_LIMIT = 100
 """The most entries of a list in an event; the keys of an event are not cut."""
+
+_MESSAGE_ID = re.compile(r"<[^<>\s]+>\Z")
 
 DROPPED_KEY = "!dropped"
 """The key under which events are found that tell of events which were not kept."""
@@ -198,7 +201,8 @@ class Accepted(Event):
         return (self.sender, *self.recipients, self.login)
 
     def other_keys(self) -> tuple[str, ...]:
-        return (self.message_id_header,) if self.message_id_header else ()
+        # A stranger has written it: without its brackets it could be an address of ours, "#7", or `DROPPED_KEY`.
+        return (self.message_id_header,) if _MESSAGE_ID.match(self.message_id_header) else ()
 
 
 @dataclass(frozen=True, slots=True)

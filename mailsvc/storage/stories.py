@@ -78,6 +78,9 @@ def _asked(txn: Cursor, word: str, since: float, limit: int) -> tuple[list[Entry
         if found := by_trace(txn, trace_id, since=since, limit=more):
             return found, True
     if "@" in word:
+        # A stranger may write one of our addresses as his Message-ID; that must not hide what is known of the address.
+        if bare == word and (found := by_key(txn, address_key(word), since=since, limit=more)):
+            return found, False
         if found := by_key(txn, f"<{bare}>", since=since, limit=more):
             return found, True
         return by_key(txn, address_key(bare), since=since, limit=more), False
