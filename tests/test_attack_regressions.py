@@ -12,10 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailsvc.accounts.throttle import network
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
+from mailsvc.mail.authors import AUTHORS, AuthorsError, authors
 from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
-from mailsvc.mail.message import MessageScanner
+from mailsvc.mail.message import MessageScanner, fields_named, header_fields
 from mailsvc.service import _affordable
 from mailsvc.smtp.modes import lmtp
+from mailsvc.smtp.reporting import MOST_MAILDROPS, MailLoop, check_loop
 from mailsvc.storage import accounts, credentials, events
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.events import Entry
@@ -422,3 +424,35 @@ class AMessageIDThatLies(OfflineCase):
         for lie in (ALICE, "#7", DROPPED_KEY, f"<{ALICE}> x", f"<a> <{ALICE}>", "<>"):
             self.assertEqual(Accepted("", (), 5, message_id_header=lie).found_by(), ())
         self.assertEqual(Accepted("", (), 5, message_id_header="<1@x>").found_by(), ("<1@x>",))
+
+
+class AuthorsAndDeliveriesWithoutEnd(SynchronousTestCase):
+    """Two megabytes of Delivered-To held the one thread that writes for two seconds; of From, the reactor for one."""
+
+    def test_of_one_name(self) -> None:
+        """Fields are found by their names as they are one by one."""
+        parts = [b"from", b"From", b" :", b":", b"\r\n", b" ", b"\t", b"x", b"sender:", b"resent-from:", b"xfrom:"]
+        random = Random(5)
+        for _ in range(3000):
+            header = b"a:\r\n" + b"".join(random.choices(parts, k=random.randrange(1, 14))) + b"\r\n"
+            scanner = MessageScanner()
+            scanner.feed(header)
+            scanner.close()
+            header = header[: scanner.header_size]
+            slow = [field for field in header_fields(header) if field[0] in AUTHORS]
+            self.assertEqual(list(fields_named(header, *AUTHORS)), slow, header)
+
+    def test_many_maildrops(self) -> None:
+        """A message that has been in so many maildrops goes in a circle."""
+        mine = parse_address(ALICE)
+        header = b"".join(b"Delivered-To: a%d@example.net\r\n" % number for number in range(MOST_MAILDROPS))
+        check_loop(header * 2, {1: mine}, {1: ALICE})
+        with self.assertRaises(MailLoop):
+            check_loop(header + b"Delivered-To: b@example.net\r\n", {1: mine}, {1: ALICE})
+
+    def test_many_authors(self) -> None:
+        """What all these fields hold together is limited."""
+        field = b"From: " + b"(x)" * 8000 + b"a@example.net\r\n"
+        self.assertEqual(len(authors(field * 2)), 2)
+        with self.assertRaises(AuthorsError):
+            authors(field * 3)

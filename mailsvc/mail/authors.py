@@ -17,13 +17,13 @@ from collections.abc import Iterator
 
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address, AddressError, parse_address
-from mailsvc.mail.message import header_fields
+from mailsvc.mail.message import fields_named
 
 AUTHORS = (b"from", b"sender", b"resent-from", b"resent-sender")
 """The fields that say who speaks, in lower case."""
 
 LONGEST_FIELD = 65536
-"""Octets of one of these fields."""
+"""Octets of one of these fields, and of all of them together."""
 
 MOST_ADDRESSES = 100
 """In all of these fields together."""
@@ -48,12 +48,12 @@ class AuthorsError(MailsvcError):
 def authors(header: bytes) -> list[Address]:
     """Every address of the fields `AUTHORS` in a header block, in their order.  Raises `AuthorsError`."""
     found: list[Address] = []
-    for name, value in header_fields(header):
-        if name not in AUTHORS:
-            continue
+    left = LONGEST_FIELD
+    for name, value in fields_named(header, *AUTHORS):
         field = name.decode("ascii").title()
-        if len(value) > LONGEST_FIELD:
-            raise AuthorsError(f"the field {field} is longer than {LONGEST_FIELD} octets")
+        left -= len(value)
+        if left < 0:
+            raise AuthorsError(f"the field {field} is longer than {LONGEST_FIELD} octets, or one of too many")
         try:
             addresses = address_list(value.decode("utf-8"))
         except (UnicodeDecodeError, AddressError, ValueError):

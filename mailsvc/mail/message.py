@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 # RFC 5322 section 2.2: printable ASCII without colon; white space before the colon is the obsolete syntax (4.5).
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
@@ -194,6 +195,18 @@ def header_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
         value = [line[field.end() :]] if field else []
     if name:
         yield name, b"".join(value).strip()
+
+
+def fields_named(header: bytes, *names: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Those of `header_fields` that have one of these names (in lower case), without looking at every line in turn."""
+    for field in _fields_named(names).finditer(header):
+        yield field[1].lower(), field[2].replace(b"\r\n", b"").strip()
+
+
+@cache
+def _fields_named(names: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    either = b"|".join(map(re.escape, names))
+    return re.compile(rb"^(" + either + rb")[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE | re.MULTILINE)
 
 
 def summarise(header: bytes, *, size: int, sha256: str) -> Summary:

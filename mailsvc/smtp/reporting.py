@@ -20,10 +20,13 @@ from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.mail.dsn import Delivered, delivered_report
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Noted
-from mailsvc.mail.message import header_fields, summarise
+from mailsvc.mail.message import fields_named, summarise
 from mailsvc.smtp.trace import delivery_header
 from mailsvc.storage import accounts, events, mailboxes
 from mailsvc.storage.rows import Cursor
+
+MOST_MAILDROPS = 100
+"""A message that has been in more maildrops goes in a circle.  Each is an address to parse, up to a millisecond."""
 
 
 class MailLoop(MailsvcError):
@@ -55,7 +58,7 @@ def mailboxes_of(txn: Cursor, deliveries: Mapping[int, Address]) -> dict[int, st
 
 def check_loop(header: bytes, deliveries: Mapping[int, Address], owners: Mapping[int, str]) -> None:
     """Raise `MailLoop` for the recipients whose maildrop the message has been in; ``owners`` from `mailboxes_of`."""
-    before = _been_to(header)
+    before = _been_to(header, frozenset(deliveries.values()))
     again = {deliveries[number] for number, mailbox in owners.items() if before and _key(mailbox.encode()) in before}
     if again:
         raise MailLoop(frozenset(again))
@@ -63,15 +66,17 @@ def check_loop(header: bytes, deliveries: Mapping[int, Address], owners: Mapping
 
 def check_programs_loop(header: bytes, wanted: Mapping[Pipe, Address]) -> None:
     """The same for programs, whose Delivered-To is their alias: one may send what it got to where it came from."""
-    before = _been_to(header)
+    before = _been_to(header, frozenset(wanted.values()))
     again = {recipient for pipe, recipient in wanted.items() if pipe.address.key in before}
     if again:
         raise MailLoop(frozenset(again))
 
 
-def _been_to(header: bytes) -> set[str]:
-    found = (_key(value) for name, value in header_fields(header) if name == b"delivered-to")
-    return {key for key in found if key is not None}
+def _been_to(header: bytes, recipients: frozenset[Address]) -> set[str]:
+    values = {value for _, value in fields_named(header, b"delivered-to")}
+    if len(values) > MOST_MAILDROPS:
+        raise MailLoop(recipients)
+    return {key for key in map(_key, values) if key is not None}
 
 
 def _key(text: bytes) -> str | None:
@@ -84,7 +89,7 @@ def _key(text: bytes) -> str | None:
 
 def tls_optional(header: bytes) -> bool:
     """Whether the sender prefers delivery to security (RFC 8689 section 3): exactly one field, exactly "No"."""
-    return [value.lower() for name, value in header_fields(header) if name == b"tls-required"] == [b"no"]
+    return [value.lower() for _, value in fields_named(header, b"tls-required")] == [b"no"]
 
 
 def keep_wishes(txn: Cursor, message_id: int, envelope: Envelope) -> None:
