@@ -9,9 +9,11 @@ BIN := $(VENV)/bin
 # further options for `twistd mailsvc`
 MAILNAME ?=
 ARGS ?=
+# make fuzz: targets and options of `python -m tests.fuzz`
+FUZZ ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint demo clean
+.PHONY: help run test check lint demo fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +22,7 @@ help:
 	@echo 'make demo    see mail taken in and fetched again, on temporary ports'
 	@echo 'make test    the test suite, by pytest and by trial'
 	@echo 'make check   what CI runs besides: ruff, mypy, layers, coverage'
+	@echo 'make fuzz    a million inputs for each parser (FUZZ="address --seconds 60" chooses)'
 	@echo 'make clean   remove what these made; certs/ and the database stay'
 	@echo 'PYTHON=python3.12 chooses the interpreter (3.11 or newer).'
 
@@ -71,6 +74,9 @@ check: lint
 
 demo: $(VENV)/.run
 	@$(BIN)/mailsvc demo
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

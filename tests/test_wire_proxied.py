@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from mailsvc.smtp.modes import SUBMISSIONS, lmtp
 from mailsvc.wire.proxied import ProxiedFactory
-from tests.memory import MX_OPTIONAL, Client, MailCase, MailHost, byte_by_byte
+from tests.memory import MX_OPTIONAL, Client, MailCase, MailHost, byte_by_byte, whole
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 50000)
 V1 = b"PROXY TCP4 198.51.100.9 192.0.2.1 40000 25\r\n"
@@ -81,6 +81,19 @@ class ProxiedTests(MailCase):
         client = self.client(self.host())
         client.send(b"EHLO client.example.net\r\n")
         self.assertEqual((client.take(), client.is_closed), (b"", True))
+
+    def test_no_address(self) -> None:
+        """Words that are no address, of the other family, or no port: no session, no word, no exception."""
+        for words in (
+            b"TCP4 198.51.100.9;evil 192.0.2.1 40000 25", b"TCP4 \xff 192.0.2.1 40000 25", b"TCP4 ::1 ::1 40000 25",
+            b"TCP6 fe80::1%lo ::1 40000 25", b"TCP4 198.51.100.9 192.0.2.1 x 25", b"TCP4 198.51.100.9 x 40000 25",
+            b"UNKNOWN " + b"x" * 92, b"TCP4 198.51.100.9 192.0.2.1 65536 25",
+            b"TCP4 198.51.100.9 192.0.2.1 40000 -1", b"TCP4    ", b"TCP5 ",
+        ):  # fmt: skip
+            for cut in (whole, byte_by_byte):
+                client = self.client(self.host(cut=cut))
+                client.send(b"PROXY " + words + b"\r\nEHLO x\r\n")
+                self.assertEqual((client.take(), client.is_closed), (b"", True), words)
 
     def test_silence(self) -> None:
         """A proxy that says nothing is cut off, and no session was counted."""

@@ -2,7 +2,8 @@
 
 Twisted parses the header (its ``haproxy:`` endpoints), but connects the protocol before the header is there: a greeting
 would leave at once, and limits, log and Received would name the proxy.  Here the session is built when the header is
-complete, for the address that it gives.
+complete, for the address that it gives.  Twisted's parsers take any word for an address, and stumble over some; what
+`ipaddress` cannot read gets no session, because it would stand in Received and in the log.
 
 The hardest idea: whoever can connect can claim to be anybody.  A ``haproxy:`` endpoint must be reachable by the proxy
 only; that is the postmaster's to see to, and docs/smtp says so.
@@ -12,8 +13,10 @@ What is wrong with it: it is built on a private module of Twisted, because nothi
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
@@ -23,6 +26,9 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 _SHORTEST = 16
 """With fewer octets Twisted would already give up; a header may come octet by octet."""
+
+_LONGEST_TEXT = 107
+"""Octets of a header of version 1 with its CRLF."""
 
 _TEXT, _BINARY = b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n"
 
@@ -48,6 +54,7 @@ class Proxied(HAProxyProtocolWrapper):
         self._early = early
         self._head = b""
         self._timer: IDelayedCall | None = None
+        self._refused = False
 
     def makeConnection(self, transport: Any) -> None:
         """The proxy has connected; the client is not known yet."""
@@ -58,17 +65,29 @@ class Proxied(HAProxyProtocolWrapper):
 
     def dataReceived(self, data: bytes) -> None:
         """The header, and then what the client sends."""
+        if self._refused:
+            return
         if self._is_known():
             self.wrappedProtocol.dataReceived(data)
             return
         if self._parser is None:
             self._head += data
-            if len(self._head) < _SHORTEST and _may_be_header(self._head):
+            if not _may_be_header(self._head):
+                self._refuse()
+                return
+            if not _is_begun(self._head):
                 return
             data, self._head = self._head, b""
-        super().dataReceived(data)
+        try:
+            super().dataReceived(data)
+        except ValueError:  # a port that is no number, an address that is no text: the parser forgets to expect them
+            self._refuse()
+            return
         if self._is_known():
-            self._begin()
+            if _is_address(self.getPeer()) and _is_address(self.getHost()):
+                self._begin()
+            else:
+                self._refuse()
 
     def handshakeCompleted(self) -> None:
         """STARTTLS is done: TLS finds us where it looks for the session."""
@@ -95,16 +114,41 @@ class Proxied(HAProxyProtocolWrapper):
         if self._early.data:
             session.dataReceived(self._early.data)
 
+    def _refuse(self) -> None:
+        self._refused = True
+        self.loseConnection()
+
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+
+
+def _is_address(told: IAddress) -> bool:
+    """Whether an address is one, of the family it says; what is no IP address was not told, or is a UNIX socket's."""
+    try:
+        match told:
+            case IPv4Address():
+                ipaddress.IPv4Address(told.host)
+            case IPv6Address():
+                ipaddress.IPv6Address(told.host)
+            case _:
+                return True
+    except ValueError:
+        return False
+    return "%" not in told.host and 0 <= told.port <= 65535
 
 
 def _may_be_header(head: bytes) -> bool:
     """Whether these first octets can still become a header of one of the two forms."""
     if _BINARY.startswith(head[: len(_BINARY)]):
         return True
-    return _TEXT.startswith(head[: len(_TEXT)]) and b"\n" not in head
+    in_time = len(head) < _LONGEST_TEXT or b"\r\n" in head[:_LONGEST_TEXT]
+    return _TEXT.startswith(head[: len(_TEXT)]) and in_time
+
+
+def _is_begun(head: bytes) -> bool:
+    """Whether Twisted's parsers have enough: all of a text, whose end they look for in any length, or 16 octets."""
+    return b"\r\n" in head if head.startswith(_TEXT) else len(head) >= _SHORTEST
 
 
 class ProxiedFactory(WrappingFactory):
