@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Generator
 from dataclasses import replace
+from io import BytesIO
 from random import Random
+from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailsvc.accounts.throttle import network
+from mailsvc.directory.program import RETRY, verdict
+from mailsvc.directory.running import Programs
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.authors import AUTHORS, AuthorsError, authors
@@ -456,3 +463,37 @@ class AuthorsAndDeliveriesWithoutEnd(SynchronousTestCase):
         self.assertEqual(len(authors(field * 2)), 2)
         with self.assertRaises(AuthorsError):
             authors(field * 3)
+
+
+class ReportsFillAFullMailbox(MailCase):
+    """With forged reverse-paths strangers filled a mailbox beyond its quota, by the reports that they asked for."""
+
+    def test_the_quota_holds(self) -> None:
+        """There is no report for whom there is no room for it; the message itself is taken."""
+        host = self.host()
+        for quota, reports in ((100_000, 1), (3000, 0)):
+            before = len(host.mail_of(ALICE))
+            host.store.now(set_quota, ALICE, quota)
+            client = host.mx_client()
+            client.ask(b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org> NOTIFY=SUCCESS\r\nDATA")
+            self.assertEqual(client.ask(b"X: " + b"x" * 2000 + b"\r\n.")[:3], b"250")
+            self.assertEqual(len(host.mail_of(ALICE)) - before, reports)
+        self.assertEqual(len(host.mail_of(BOB)), 2)
+
+
+class ProgramsWaitWithoutEnd(TestCase):
+    """Whoever hung up behind his message came again with the next: one slow program kept thousands of files open."""
+
+    @inlineCallbacks
+    def test_the_line_is_bounded(self) -> Generator[Deferred[Any], Any, None]:
+        """Who finds it full is told to come again."""
+        programs = Programs(reactor, at_once=1, queue=1)
+        program = Program(("/bin/sleep", "60"))
+        first, second, third = (Deferred.fromCoroutine(programs.run(program, {}, b"", BytesIO(b"x"))) for _ in range(3))
+        ended = yield third
+        self.assertEqual(verdict(ended), RETRY)
+        # Those who wait do not begin when the service stops.
+        programs.stop()
+        yield first
+        ended = yield second
+        self.assertEqual(ended.why, "was ended because the service stops")

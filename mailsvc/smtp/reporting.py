@@ -22,7 +22,7 @@ from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Noted
 from mailsvc.mail.message import fields_named, summarise
 from mailsvc.smtp.trace import delivery_header
-from mailsvc.storage import accounts, events, mailboxes
+from mailsvc.storage import accounts, events, mailboxes, rules
 from mailsvc.storage.rows import Cursor
 
 MOST_MAILDROPS = 100
@@ -123,7 +123,7 @@ def store_report(
     origin = envelope.origin
     if report.accounts:
         report_id = _store(txn, report, envelope.reverse_path, told, envelope, header, now)
-        text = f"a report of the delivery was stored as {report_id}"
+        text = f"a report of the delivery was stored as {report_id}" if report_id else "no room for a report of it"
     else:
         text = f"<{envelope.sender}> wants a report of the delivery, and there is no relay yet that would carry it"
     note = Noted(text, (envelope.sender,))
@@ -139,6 +139,10 @@ def _store(
     header: bytes,
     now: float,
 ) -> str:
+    """The trace id of the report; "" when nobody has room for it.
+
+    Anybody can make us report to one of our accounts, so that is no way around its quota.
+    """
     trace_id = report.new_id()
     head, body = delivered_report(
         told,
@@ -150,7 +154,11 @@ def _store(
         header=header,
     )
     prefixes = {number: delivery_header("", accounts.address_of(txn, number)) for number in report.accounts}
-    summary = summarise(head, size=len(head) + len(body), sha256=hashlib.sha256(head + body).hexdigest())
+    size = len(head) + len(body)
+    readers = [number for number in prefixes if not rules.over_quota(txn, [number], size + len(prefixes[number]))]
+    if not readers:
+        return ""
+    summary = summarise(head, size=size, sha256=hashlib.sha256(head + body).hexdigest())
     new = mailboxes.NewMessage(trace_id, "", now, b"", summary)
-    mailboxes.deliver(txn, new, head, [body], report.accounts, prefixes=prefixes, release_at=envelope.release_at)
+    mailboxes.deliver(txn, new, head, [body], readers, prefixes=prefixes, release_at=envelope.release_at)
     return trace_id
