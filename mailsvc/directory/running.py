@@ -36,6 +36,8 @@ _CHUNK = 64 * 1024
 _GRACE = 1.0
 """Seconds that are waited for the end of the output after the end of the process."""
 
+_STOPPED = "was ended because the service stops"
+
 _LAUNCHER = """
 import os, signal, sys
 os.setsid()
@@ -50,10 +52,17 @@ except OSError as error:
 
 class Programs:
     """Runs programs.  ``seconds``: how long one may take; ``at_once``: how many run; ``output``: octets kept of what
-    one writes (the rest is read and dropped)."""
+    one writes (the rest is read and dropped); ``queue``: how many wait for a place, each with its message.
 
-    def __init__(self, reactor: Any, *, seconds: float = 60.0, at_once: int = 20, output: int = 4096) -> None:
+    A client that is gone still has its message given, so the sessions there may be are no limit to those that wait.
+    """
+
+    def __init__(
+        self, reactor: Any, *, seconds: float = 60.0, at_once: int = 20, output: int = 4096, queue: int = 100
+    ) -> None:
         self._reactor = reactor
+        self._queue = queue
+        self._stopped = False
         self._seconds = seconds
         self._output = output
         self._slots = DeferredSemaphore(at_once)
@@ -64,7 +73,12 @@ class Programs:
 
         ``message`` must be nobody else's meanwhile, and stays open.  Never fails.
         """
+        if len(self._slots.waiting) >= self._queue:
+            return Ended(None, why="was not started: too many wait for their turn")
         await self._slots.acquire()
+        if self._stopped:
+            self._slots.release()
+            return Ended(None, why=_STOPPED)
         run = _Run(self._reactor, self._seconds, self._output, prefix, message)
         self._running.add(run)
         try:
@@ -86,8 +100,9 @@ class Programs:
 
     def stop(self) -> None:
         """End everything that runs; its messages will be told to come again."""
+        self._stopped = True
         for run in list(self._running):
-            run.kill("was ended because the service stops")
+            run.kill(_STOPPED)
 
 
 @implementer(IPullProducer)
