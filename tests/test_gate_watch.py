@@ -15,9 +15,11 @@ from mailsvc.gate.lookup import Blocklists
 from mailsvc.gate.manners import Actions
 from mailsvc.gate.places import Trusted
 from mailsvc.gate.watch import Policy, Watch
+from mailsvc.mail.event import Noted, Refused
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, lmtp
 from mailsvc.smtp.seams import Client as Who
 from tests.memory import HOSTNAME, MX_OPTIONAL, Client, MailCase, MailHost, Wire
+from tests.test_events_of_servers import EventCase
 
 GREETING = b"220 mail.example.org ESMTP\r\n"
 LISTS = [Blocklist("a.example", 2), Blocklist("b.example", 1)]
@@ -136,6 +138,30 @@ class EarlyTalkerTests(WatchCase):
             client.take(), b"500 5.5.1 Command not recognised\r\n421 4.7.0 This is a mail server; closing\r\n"
         )
         self.assertTrue(client.is_closed)
+
+
+class EventTests(EventCase):
+    """What the gate finds out and does can be asked for afterwards (`mailsvc why IP`)."""
+
+    def test_told(self) -> None:
+        """The result of the blocklists is an event whether or not it refuses, and so is each end of a session."""
+        resolver = FakeResolver()
+        host = self.told_host()
+        lists = Blocklists(LISTS, resolver, host.reactor, seconds=5.0)
+        policy = Policy(HOSTNAME, helo=Actions(syntax="note"), unknown_recipients=1)
+        host.helpers = replace(host.helpers, gate=Watch(policy, host.reactor, host.smtp_journal.noted, lists))
+        client = host.smtp(MX_OPTIONAL)
+        for name in list(resolver.asked):
+            resolver.fail(name)
+        for line in (b"EHLO localhost", b"MAIL FROM:<>", b"RCPT TO:<nobody@example.org>"):
+            client.ask(line)
+        told = host.told()
+        self.assertEqual(
+            [event.text for event in told if isinstance(event, Noted)],
+            ["DNS blocklists: not listed (score 0)", "EHLO localhost: no full name"],
+        )
+        refused = [(event.what, event.reply.split()[0]) for event in told if isinstance(event, Refused)]
+        self.assertEqual(refused, [("recipient", "550"), ("session", "421")])
 
 
 class HeloTests(WatchCase):

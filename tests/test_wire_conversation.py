@@ -248,6 +248,17 @@ class FairnessTests(ConversationCase):
         client.settle()
         self.assertEqual(client.take().split(b"\r\n"), [*lines, b"more", b""])
 
+    def test_few_after_many(self) -> None:
+        """Whoever has given 500 commands and no message gets two at a time; all of them are still answered."""
+        script, client = self.begin()
+        client.send(b"hello\r\n" * 500)
+        client.put(b"hello\r\n" * 100)
+        before = len(script.events)
+        client.wire.deliver()
+        self.assertEqual(len(script.events) - before, 2)
+        client.settle()
+        self.assertEqual(client.take().count(b"hello"), 600)
+
     def test_reading_pauses_meanwhile(self) -> None:
         """Between two helpings nothing more is read, so that the buffer does not grow."""
         _script, client = self.begin()
