@@ -33,13 +33,24 @@ class ProxiedTests(MailCase):
         return host.connect(factory, peer=PROXY)
 
     def test_nothing_is_said_before_the_header(self) -> None:
-        """The greeting waits for the header; then the client is who the header says."""
+        """The greeting waits for the header; then the client is who the header says.
+
+        Rule: PROXY protocol
+        """
         for header in (V1, V2):
             client = self.client(self.host())
             self.assertEqual(client.take(), b"")
             client.send(header)
             self.assertEqual(client.take(), b"220 mail.example.org ESMTP\r\n")
             self.assertTrue(client.ask(b"EHLO client.example.net").startswith(GREETED))
+
+    def test_unknown_without_addresses(self) -> None:
+        """The shortest header there is, a proxy's own health check: the client is the proxy."""
+        for cut in (whole, byte_by_byte):
+            client = self.client(self.host(cut=cut))
+            client.send(b"PROXY UNKNOWN\r\n")
+            self.assertEqual(client.take(), b"220 mail.example.org ESMTP\r\n")
+            self.assertTrue(client.ask(b"EHLO x").startswith(b"250-mail.example.org greets [10.0.0.1]\r\n"))
 
     def test_octet_by_octet(self) -> None:
         """A header may come in any segments, and with commands behind it."""
@@ -50,7 +61,10 @@ class ProxiedTests(MailCase):
             self.assertTrue(client.take().startswith(b"220 mail.example.org ESMTP\r\n" + GREETED))
 
     def test_received_and_starttls(self) -> None:
-        """Behind STARTTLS the session is the same client's, and Received names it."""
+        """Behind STARTTLS the session is the same client's, and Received names it.
+
+        Rule: PROXY protocol
+        """
         host = self.host()
         client = self.client(host)
         client.send(V1)
@@ -83,7 +97,10 @@ class ProxiedTests(MailCase):
         self.assertEqual((client.take(), client.is_closed), (b"", True))
 
     def test_no_address(self) -> None:
-        """Words that are no address, of the other family, or no port: no session, no word, no exception."""
+        """Words that are no address, of the other family, or no port: no session, no word, no exception.
+
+        Rule: PROXY protocol
+        """
         for words in (
             b"TCP4 198.51.100.9;evil 192.0.2.1 40000 25", b"TCP4 \xff 192.0.2.1 40000 25", b"TCP4 ::1 ::1 40000 25",
             b"TCP6 fe80::1%lo ::1 40000 25", b"TCP4 198.51.100.9 192.0.2.1 x 25", b"TCP4 198.51.100.9 x 40000 25",
@@ -141,7 +158,10 @@ class RealSocketTests(TestCase):
         return answer
 
     async def test_proxy(self) -> None:
-        """PROXY on TCP."""
+        """PROXY on TCP.
+
+        Rule: PROXY protocol
+        """
         host = MailHost()
         factory = ProxiedFactory(host.smtp_factory(MX_OPTIONAL), host.reactor, 30.0)
         words = V1 + b"EHLO x\r\nQUIT\r\n"
@@ -150,7 +170,10 @@ class RealSocketTests(TestCase):
         host.end()
 
     async def test_lmtp_on_a_unix_socket(self) -> None:
-        """LMTP on a UNIX socket, without TLS; the peer has no address, and the trace says LMTP."""
+        """LMTP on a UNIX socket, without TLS; the peer has no address, and the trace says LMTP.
+
+        Rule: LMTP: on a UNIX socket
+        """
         host = MailHost()
         path = self.mktemp()[-80:].replace("/", "_")
         factory = host.smtp_factory(lmtp(requires_tls=False))

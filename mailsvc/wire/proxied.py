@@ -31,6 +31,7 @@ _LONGEST_TEXT = 107
 """Octets of a header of version 1 with its CRLF."""
 
 _TEXT, _BINARY = b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n"
+_UNKNOWN = b"PROXY UNKNOWN\r\n"
 
 
 class _Early(Protocol):
@@ -78,6 +79,9 @@ class Proxied(HAProxyProtocolWrapper):
             if not _is_begun(self._head):
                 return
             data, self._head = self._head, b""
+            if data.startswith(_UNKNOWN):
+                # Valid as it is (a proxy's own health check), and Twisted wants addresses behind it.
+                data = _UNKNOWN.replace(b"\r\n", b" - - 0 0\r\n") + data.removeprefix(_UNKNOWN)
         try:
             super().dataReceived(data)
         except ValueError:  # a port that is no number, an address that is no text: the parser forgets to expect them
