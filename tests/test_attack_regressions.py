@@ -22,9 +22,12 @@ from mailsvc.mail.address import parse_address
 from mailsvc.mail.authors import AUTHORS, AuthorsError, authors
 from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
 from mailsvc.mail.message import MessageScanner, fields_named, header_fields
+from mailsvc.mail.reply import Reply
 from mailsvc.service import _affordable
+from mailsvc.smtp.defaults import OpenGate, OpenGuard
 from mailsvc.smtp.modes import lmtp
 from mailsvc.smtp.reporting import MOST_MAILDROPS, MailLoop, check_loop
+from mailsvc.smtp.seams import Client as Seen
 from mailsvc.storage import accounts, credentials, events
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.events import Entry
@@ -497,3 +500,27 @@ class ProgramsWaitWithoutEnd(TestCase):
         yield first
         ended = yield second
         self.assertEqual(ended.why, "was ended because the service stops")
+
+
+class ChunksBecomeCommands(MailCase):
+    """When a guard failed at BDAT the octets behind it, a stranger's words, were read as commands."""
+
+    def test_a_defect_at_bdat(self) -> None:
+        """They are read as what they are, and the answer is 451."""
+        host = self.host()
+
+        class Broken(OpenGuard):
+            async def command(self, client: Seen, verb: str, argument: str) -> Reply | None:
+                if verb == "BDAT":
+                    raise RuntimeError("a defect")
+                return None
+
+        class Gate(OpenGate):
+            def admit(self, client: Seen) -> OpenGuard:
+                return Broken()
+
+        host.helpers = replace(host.helpers, gate=Gate())
+        client = host.mx_client()
+        client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>")
+        self.assertEqual(client.ask(b"BDAT 6 LAST\r\nNOOP"), b"451 4.3.0 Local trouble; try again later\r\n")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

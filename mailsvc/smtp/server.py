@@ -553,7 +553,12 @@ class SMTPServer(smtp.ESMTP):
     async def do_BDAT(self, argument: str) -> Reply | None:
         """RFC 3030 section 2.  Its octets come whatever we answer, so they are read also when it is refused."""
         chunk = parse_bdat(argument)
-        refused = await self._refusal("BDAT", argument)
+        try:
+            refused = await self._refusal("BDAT", argument)
+        except Exception as error:
+            # The chunk must be read all the same, or its octets would be taken for commands.
+            self._journal.defect(self.client, error)
+            refused = _TROUBLE
         if self.conversation.lost or (refused is not None and refused.closes):
             return refused
         if refused is None and self._receiving is None:
