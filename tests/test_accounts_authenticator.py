@@ -125,7 +125,10 @@ class PasswordTests(EngineCase):
         self.assertEqual(exchange.name, b"alice@example.org")
 
     async def test_authzid(self) -> None:
-        """Itself, in any spelling, and another of its names; anybody else is refused after the password was right."""
+        """Itself, in any spelling, and another of its names; anybody else is refused after the password was right.
+
+        Rule: AUTH: authzid respected or refused
+        """
         for authzid in (b"alice@example.org", b"ALICE@example.org", b"team@example.org"):
             self.assertEqual((await self.plain(authzid + b"\0alice@example.org\0right")).id, self.alice)
         for authzid in (b"bob@example.org", b"root", b"\xff"):
@@ -133,7 +136,10 @@ class PasswordTests(EngineCase):
         await self.fails(self.plain(b"bob@example.org\0alice@example.org\0wrong"), WrongLogin)
 
     async def test_not_offered(self) -> None:
-        """Nothing begins outside TLS, and no mechanism that is not offered."""
+        """Nothing begins outside TLS, and no mechanism that is not offered.
+
+        Rule: AUTH: nothing outside TLS, so that 538 and 534 do not occur
+        """
         for mechanism, channel in (
             ("PLAIN", Channel("smtp", HERE, False)),
             ("SCRAM-SHA-256", Channel("smtp", HERE, False, b"b")),
@@ -169,13 +175,19 @@ class ScramTests(EngineCase):
     """SCRAM against the tables."""
 
     async def test_right(self) -> None:
-        """The owner gets in, however he spells his name, and no argon2id is spent."""
+        """The owner gets in, however he spells his name, and no argon2id is spent.
+
+        Rule: SCRAM-SHA-256
+        """
         for name in (ALICE, "Alice@EXAMPLE.org"):
             self.assertEqual((await self.scram(ScramClient(name, "right"))).id, self.alice)
         self.assertEqual(self.hasher.verified, [])
 
     async def test_plus(self) -> None:
-        """PLUS lets in who sees our channel; a proof for another channel is a wrong login; 'y' is refused."""
+        """PLUS lets in who sees our channel; a proof for another channel is a wrong login; 'y' is refused.
+
+        Rule: SCRAM-SHA-256-PLUS with tls-exporter
+        """
         right = ScramClient(ALICE, "right", flag=b"p=tls-exporter", binding=b"b" * 32)
         account = await self.scram(right, channel=BOUND, mechanism="SCRAM-SHA-256-PLUS")
         self.assertEqual(account.id, self.alice)
@@ -231,7 +243,10 @@ class ScramTests(EngineCase):
         self.assertEqual(self.hasher.verified, [])
 
     async def test_guesses_are_counted_together(self) -> None:
-        """Wrong answers by SCRAM and by PLAIN make each other slower: 1, 2, 4 seconds."""
+        """Wrong answers by SCRAM and by PLAIN make each other slower: 1, 2, 4 seconds.
+
+        Rule: Failed logins cost time per address and per account
+        """
         await self.fails(self.scram(ScramClient(ALICE, "wrong")), WrongLogin)
         await self.fails(self.plain(b"\0alice@example.org\0wrong"), WrongLogin)
         await self.fails(self.scram(ScramClient(ALICE, "wrong")), WrongLogin)
@@ -361,7 +376,10 @@ class AppPasswordTests(EngineCase):
         await self.fails(self.scram(ScramClient(ALICE, password)), WrongLogin)
 
     async def test_one_protocol(self) -> None:
-        """One that is for POP3 is a wrong password for SMTP, and the other way round."""
+        """One that is for POP3 is a wrong password for SMTP, and the other way round.
+
+        Rule: App passwords: label, last use, one protocol
+        """
         password = await self.put_app_password(only="pop3")
         await self.fails(self.plain(b"\0alice@example.org\0" + password.encode()), WrongLogin)
         await self.fails(self.scram(ScramClient(ALICE, password)), WrongLogin)
@@ -383,7 +401,10 @@ class AppPasswordTests(EngineCase):
         await self.fails(self.plain(b"\0bob@example.org\0" + password.encode()), WrongLogin)
 
     async def test_last_use(self) -> None:
-        """Its last use is noted, at most once a minute."""
+        """Its last use is noted, at most once a minute.
+
+        Rule: App passwords: label, last use, one protocol
+        """
         password = await self.put_app_password()
         for passed, noted in ((0.0, 0.0), (USE_NOTED_EVERY - 1, 0.0), (1.0, USE_NOTED_EVERY)):
             self.clock.advance(passed)
@@ -436,7 +457,10 @@ class EmbeddingTests(CheckerCase):
             await engine.begin("PLAIN", BOUND).step(b"\0a\0b")
 
     async def test_external(self) -> None:
-        """A certificate lets its owner in, as himself only; one that is nobody's lets nobody in."""
+        """A certificate lets its owner in, as himself only; one that is nobody's lets nobody in.
+
+        Rule: EXTERNAL
+        """
         known, unknown = object(), object()
         owners = _Owners({known: AccountId(7, ALICE, "certificate 1")})
         engine = Authenticator(portal(_Nobody()), certificates=owners)

@@ -59,7 +59,10 @@ class DelayTests(SynchronousTestCase):
     """How wrong answers become slow."""
 
     def test_doubling_up_to_the_longest(self) -> None:
-        """Failures in a row wait 1, 2, 4, 8 and then 15 seconds each."""
+        """Failures in a row wait 1, 2, 4, 8 and then 15 seconds each.
+
+        Rule: Failed logins cost time per address and per account
+        """
         throttle = Throttle()
         self.assertEqual([fail(throttle) for _ in range(7)], [1, 2, 4, 8, 15, 15, 15])
 
@@ -69,7 +72,10 @@ class DelayTests(SynchronousTestCase):
         self.assertEqual([fail(throttle, account=f"user{n}") for n in range(5)], [1, 2, 4, 8, 15])
 
     def test_account_is_counted_over_networks(self) -> None:
-        """Wrong guesses at one account from many networks are slow from their first."""
+        """Wrong guesses at one account from many networks are slow from their first.
+
+        Rule: Failed logins cost time per address and per account
+        """
         throttle = Throttle()
         self.assertEqual([fail(throttle, f"192.0.2.{n}") for n in range(5)], [1, 2, 4, 8, 15])
 

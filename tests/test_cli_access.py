@@ -74,7 +74,10 @@ class AppPasswordTests(AccessCase):
         self.assertNotEqual(password, self.made("--label", "laptop"))
 
     def test_list_and_revoke(self) -> None:
-        """They are listed without a secret, and revoked by label."""
+        """They are listed without a secret, and revoked by label.
+
+        Rule: App passwords: label, last use, one protocol
+        """
         self.assertIn("has no app passwords", self.succeed("user", "app-password", "list", ALICE))
         password = self.made("-l", "phone")
         listed = self.succeed("user", "app-password", "list", ALICE)
@@ -121,7 +124,10 @@ class GrantTests(AccessCase):
         self.refused(NotFound, ["user", "grant", "nobody@example.org", "--any"])
 
     def test_check_sender(self) -> None:
-        """Off lets an account send as anybody, on ends it, and the answer says so."""
+        """Off lets an account send as anybody, on ends it, and the answer says so.
+
+        Rule: The login owns the sender: grants, and switched off
+        """
         for state, foreign in (("off", None), ("on", "x@y.example")):
             output = self.succeed("user", "set", ALICE, "--check-sender", state)
             self.assertEqual("may send as anybody" in output, state == "off")

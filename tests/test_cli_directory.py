@@ -77,7 +77,10 @@ class AliasTests(DirectoryCase):
         self.assertEqual(self.run_command("alias", "add", TEAM).exit_code, 2)
 
     def test_loop(self) -> None:
-        """A loop is named and refused, and nothing is changed."""
+        """A loop is named and refused, and nothing is changed.
+
+        Rule: Aliases: loops found at definition
+        """
         self.succeed("alias", "add", TEAM, "x@example.org")
         sentence = self.refused(MailsvcError, ["alias", "add", "x@example.org", ALICE, TEAM])
         self.assertIn("x@example.org -> team@example.org -> x@example.org", sentence)
@@ -93,7 +96,10 @@ class AliasTests(DirectoryCase):
         self.assertEqual(self.reached(ALICE), [ALICE, BOB])
 
     def test_pipe(self) -> None:
-        """A command is words without a shell; its path is whole; while programs are off a warning says so."""
+        """A command is words without a shell; its path is whole; while programs are off a warning says so.
+
+        Rule: Pipe: never a shell
+        """
         self.refused(MailsvcError, ["alias", "add", TEAM, "--pipe", "cat"])
         self.refused(MailsvcError, ["alias", "add", TEAM, "--pipe", "/bin/cat 'x"])
         self.refused(MailsvcError, ["alias", "add", TEAM, "--pipe", " "])
@@ -126,7 +132,10 @@ class AliasTests(DirectoryCase):
 
 class RouteTests(DirectoryCase):
     def test_steps(self) -> None:
-        """Each step is a line, further in for each alias; the end says who gets it."""
+        """Each step is a line, further in for each alias; the end says who gets it.
+
+        Rule: mailsvc route explain
+        """
         self.succeed("alias", "add", TEAM, ALICE, "gone@example.org")
         self.assertEqual(
             self.succeed("route", "explain", "Team+x@example.org").splitlines(),
@@ -180,7 +189,10 @@ class RulesTests(DirectoryCase):
         self.refused(NotFound, ["domain", "show", "example.net"])
 
     def test_set(self) -> None:
-        """Each rule holds at once, stays until it is changed, and can be taken back."""
+        """Each rule holds at once, stays until it is changed, and can be taken back.
+
+        Rule: Defaults per domain
+        """
         self.succeed("domain", "set", "example.org", "--separator", "-", "--dots", "ignore")
         self.succeed("domain", "set", "example.org", "--catch-all", BOB, "--postmaster", BOB, "--default-quota", "2G")
         for address, accounts in {

@@ -105,7 +105,10 @@ SENTENCES: list[tuple[Event, str]] = [
 
 class Sentences(SynchronousTestCase):
     def test_every_kind(self) -> None:
-        """Each kind of event reads as a sentence, with its codes."""
+        """Each kind of event reads as a sentence, with its codes.
+
+        Rule: Failed logins are seen by mailsvc why
+        """
         self.assertEqual({type(event) for event, _ in SENTENCES}, {*KINDS.values(), Unknown})
         for event, wanted in SENTENCES:
             self.assertEqual(sentence(Entry(NOON, event, trace_id="T")), wanted)

@@ -31,7 +31,10 @@ class WhyTests(UserCase):
                 events.record(txn, [Entry(moment, Refused("MAIL", "530 \x1b[2J"), int(moment), PEER)])
 
     def test_story(self) -> None:
-        """People get paragraphs; nothing that a client chose acts on the terminal."""
+        """People get paragraphs; nothing that a client chose acts on the terminal.
+
+        Rule: mailsvc why
+        """
         self.record(1_795_176_000.0)
         self.assertEqual(
             self.succeed("why", PEER),
@@ -85,7 +88,10 @@ class WhyTests(UserCase):
 
 class ARealService(UserCase):
     def test_from_connection_to_mailbox(self) -> None:
-        """A real service: refused, accepted, delivered, fetched; and `mailsvc why` tells it while the service runs."""
+        """A real service: refused, accepted, delivered, fetched; and `mailsvc why` tells it while the service runs.
+
+        Rule: mailsvc why
+        """
         with playground() as place:
             place.command(["certs", "init", "certs/", "--hostname", "mail.example.org"])
             place.command(["user", "add", "alice@example.org", "--password-stdin"], stdin="open sesame\n")

@@ -32,7 +32,10 @@ class Loops(SynchronousTestCase):
             self.assertEqual(self.loop(memory, start), [])
 
     def test_found(self) -> None:
-        """The loop is told from where it begins, also through details and the catch-all."""
+        """The loop is told from where it begins, also through details and the catch-all.
+
+        Rule: Aliases: loops found at definition
+        """
         memory = tables(aliases={"x@a.org": ["bob@a.org", "y+1@a.org"], "y@a.org": ["z@b.org"], "z@b.org": ["y@a.org"]})
         self.assertEqual(self.loop(memory, "x@a.org"), ["y+1@a.org", "z@b.org", "y+1@a.org"])
         memory = tables(aliases={"x@a.org": ["anybody@a.org"]}, catch_all=parse_address("x@a.org"))

@@ -35,7 +35,10 @@ def _codes(answer: Reply | None) -> tuple[int, str] | None:
 
 class Meaning(SynchronousTestCase):
     def test_exit_statuses(self) -> None:
-        """0 is delivered, what judges message or recipient refuses, everything else is tried again."""
+        """0 is delivered, what judges message or recipient refuses, everything else is tried again.
+
+        Rule: Pipe: sysexits.h, its output quoted in the refusal
+        """
         refused = {65: "5.6.0", 67: "5.1.1", 68: "5.1.2", 69: "5.3.0", 76: "5.5.0", 77: "5.7.1"}
         for status in range(256):
             expected = None if status == 0 else (550, refused[status]) if status in refused else (451, "4.3.0")
@@ -43,7 +46,10 @@ class Meaning(SynchronousTestCase):
         self.assertEqual(verdict(Ended(None, why="was ended by signal 9")), RETRY)
 
     def test_output_is_quoted(self) -> None:
-        """A refusal says what the program said; a retry keeps it to itself."""
+        """A refusal says what the program said; a retry keeps it to itself.
+
+        Rule: Pipe: sysexits.h, its output quoted in the refusal
+        """
         answer = verdict(Ended(67, b'no such\r\nlist\x1b[31m \xc3\xa9 "x"\n'))
         assert answer is not None
         self.assertEqual(answer.lines, ("The program for this address says: \"no such list?[31m ? 'x'\"",))
@@ -80,7 +86,10 @@ class Meaning(SynchronousTestCase):
     @settings(deadline=None)
     @given(st.text())
     def test_sanitised(self, text: str) -> None:
-        """No control character, blank, quote or shell operator is left, and nothing is shortened."""
+        """No control character, blank, quote or shell operator is left, and nothing is shortened.
+
+        Rule: Pipe: never a shell
+        """
         clean = sanitised(text)
         self.assertEqual(len(clean), len(text))
         self.assertFalse(set(clean) & set("\0\r\n\t $`'\"\\|&;<>()*?"))
@@ -106,7 +115,10 @@ class Running(TestCase):
 
     @inlineCallbacks
     def test_gets_message_and_environment(self) -> Generator[Deferred[Any], Any, None]:
-        """The message arrives octet for octet behind the trace header; arguments are not looked at by a shell."""
+        """The message arrives octet for octet behind the trace header; arguments are not looked at by a shell.
+
+        Rule: Pipe: message on standard input, envelope in the environment
+        """
         out = os.path.abspath(self.mktemp())
         body = os.urandom(300_000)
         script = self.script('cat > "$1"; echo "$2" "$SENDER"; pwd; env | wc -l')
@@ -134,7 +146,10 @@ class Running(TestCase):
 
     @inlineCallbacks
     def test_too_slow(self) -> Generator[Deferred[Any], Any, None]:
-        """A program that takes too long is ended, and so is what it has started."""
+        """A program that takes too long is ended, and so is what it has started.
+
+        Rule: Pipe: time and output limits
+        """
         mark = os.path.abspath(self.mktemp())
         body = f"(sleep 30; touch {mark}) & echo $!; wait"
         ended = yield self.run_program(self.script(body), seconds=0.5)
@@ -151,7 +166,10 @@ class Running(TestCase):
 
     @inlineCallbacks
     def test_talks_too_much(self) -> Generator[Deferred[Any], Any, None]:
-        """Output beyond the limit is read and dropped."""
+        """Output beyond the limit is read and dropped.
+
+        Rule: Pipe: time and output limits
+        """
         ended = yield self.run_program(self.script("head -c 1000000 /dev/zero | tr '\\0' x; exit 69"), output=100)
         self.assertEqual(ended, Ended(69, b"x" * 100))
 

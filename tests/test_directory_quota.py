@@ -44,7 +44,10 @@ class Refusal(SynchronousTestCase):
 
 class Warning(SynchronousTestCase):
     def test_once(self) -> None:
-        """From nine tenths on, once, and again only when it has been below eight tenths."""
+        """From nine tenths on, once, and again only when it has been below eight tenths.
+
+        Rule: Quota: one warning at 90 %
+        """
         for before, after, warned, due in [
             (0, 899, False, False),
             (0, 900, False, True),

@@ -92,7 +92,10 @@ class Names(ResolveCase):
         self.assert_leads(tables(), '"alice"@a.org', "alice@a.org")
 
     def test_utf8(self) -> None:
-        """A local part outside ASCII is a name like any other, with details too."""
+        """A local part outside ASCII is a name like any other, with details too.
+
+        Rule: SMTPUTF8: a mailbox with a UTF-8 local part
+        """
         memory = tables(["jörg@a.org", "用户@b.org"])
         self.assert_leads(memory, "JÖRG+x@a.org", "jörg@a.org")
         self.assert_leads(memory, "用户@b.org", "用户@b.org")
@@ -104,11 +107,17 @@ class Names(ResolveCase):
         self.assertFalse(found.is_local)
 
     def test_disabled(self) -> None:
-        """A disabled account is refused with a code of its own."""
+        """A disabled account is refused with a code of its own.
+
+        Rule: Disabled accounts are 550 5.2.1
+        """
         self.assert_refused(tables(disabled=["bob@a.org"]), "bob@a.org", 550, "5.2.1")
 
     def test_detail(self) -> None:
-        """What stands behind the first separator does not count, unless the whole is a name itself."""
+        """What stands behind the first separator does not count, unless the whole is a name itself.
+
+        Rule: Plus addressing with a configurable separator
+        """
         memory = tables(["alice@a.org", "bob+old@a.org", "bob@a.org"])
         self.assert_leads(memory, "alice+@a.org", "alice@a.org")
         self.assert_leads(memory, "alice+a+b@a.org", "alice@a.org")
@@ -117,13 +126,19 @@ class Names(ResolveCase):
         self.assert_refused(memory, "+alice@a.org", 550, "5.1.1")
 
     def test_separator(self) -> None:
-        """The separator is the domain's: another character, or none."""
+        """The separator is the domain's: another character, or none.
+
+        Rule: Plus addressing with a configurable separator
+        """
         self.assert_leads(tables(separator="-"), "alice-x@a.org", "alice@a.org")
         self.assert_refused(tables(separator="-"), "alice+x@a.org", 550, "5.1.1")
         self.assert_refused(tables(separator=""), "alice+x@a.org", 550, "5.1.1")
 
     def test_dots(self) -> None:
-        """Dots count unless the domain ignores them; the exact name wins, two that fit equally are ambiguous."""
+        """Dots count unless the domain ignores them; the exact name wins, two that fit equally are ambiguous.
+
+        Rule: Dots or case ignored if configured
+        """
         self.assert_refused(tables(), "a.lice@a.org", 550, "5.1.1")
         memory = tables(["alice@a.org", "b.ob@a.org", "bo.b@a.org"], ignore_dots=True)
         self.assert_leads(memory, "a.l.ice@a.org", "alice@a.org")
@@ -132,14 +147,20 @@ class Names(ResolveCase):
         self.assert_refused(memory, "bob@a.org", 550, "5.1.4")
 
     def test_case(self) -> None:
-        """Case counts only where the domain says so, and never for postmaster."""
+        """Case counts only where the domain says so, and never for postmaster.
+
+        Rule: Dots or case ignored if configured
+        """
         memory = tables(["Alice@a.org", "postmaster@a.org"], exact_case=True)
         self.assert_leads(memory, "Alice+X@a.org", "Alice@a.org")
         self.assert_refused(memory, "alice@a.org", 550, "5.1.1")
         self.assert_leads(memory, "POSTMASTER@a.org", "postmaster@a.org")
 
     def test_catch_all(self) -> None:
-        """The catch-all gets what nobody else has, and not what a disabled account has."""
+        """The catch-all gets what nobody else has, and not what a disabled account has.
+
+        Rule: Catch-all
+        """
         memory = tables(disabled=["bob@a.org"], catch_all=parse_address("alice@a.org"))
         self.assert_leads(memory, "whoever@a.org", "alice@a.org")
         self.assert_refused(memory, "bob@a.org", 550, "5.2.1")
@@ -154,7 +175,10 @@ class Reserved(ResolveCase):
     """postmaster and abuse."""
 
     def test_falls_back(self) -> None:
-        """Undefined: the domain's postmaster, else its catch-all, else its oldest account, else the server's."""
+        """Undefined: the domain's postmaster, else its catch-all, else its oldest account, else the server's.
+
+        Rule: postmaster and abuse are deliverable
+        """
         for name in ("postmaster", "abuse", "Postmaster", "ABUSE"):
             self.assert_leads(tables(), f"{name}@a.org", "alice@a.org")
             self.assert_leads(tables(), f"{name}@b.org", "alice@a.org")
@@ -196,7 +220,10 @@ class Reserved(ResolveCase):
 
 class Aliases(ResolveCase):
     def test_one_to_many(self) -> None:
-        """Several targets, across domains, through other aliases; every account once."""
+        """Several targets, across domains, through other aliases; every account once.
+
+        Rule: Aliases: one to many, across domains
+        """
         memory = tables(
             ["alice@a.org", "bob@a.org", "carol@b.org"],
             {
@@ -213,7 +240,10 @@ class Aliases(ResolveCase):
         self.assert_leads(both, "bob@a.org", "alice@a.org", "bob@a.org")
 
     def test_loop(self) -> None:
-        """A loop that reaches nobody is refused; one that reaches somebody is not followed twice."""
+        """A loop that reaches nobody is refused; one that reaches somebody is not followed twice.
+
+        Rule: Aliases: loops found at run time
+        """
         memory = tables(aliases={"x@a.org": ["y@a.org"], "y@a.org": ["x@a.org"]})
         self.assert_refused(memory, "x@a.org", 550, "5.4.6")
         self.assert_refused(tables(aliases={"x@a.org": ["x@a.org"]}), "x@a.org", 550, "5.4.6")
@@ -221,7 +251,10 @@ class Aliases(ResolveCase):
         self.assert_leads(memory, "y@a.org", "bob@a.org")
 
     def test_elsewhere(self) -> None:
-        """A target elsewhere needs a relay, which there is not: nothing is taken for the others alone."""
+        """A target elsewhere needs a relay, which there is not: nothing is taken for the others alone.
+
+        Rule: Aliases: to remote addresses
+        """
         found = self.assert_refused(tables(aliases={"x@a.org": ["alice@a.org", "y@c.org"]}), "x@a.org", 550, "5.7.1")
         assert found.refusal is not None
         self.assertEqual(found.refusal.lines, ("relaying is not configured",))
@@ -322,6 +355,9 @@ class Properties(SynchronousTestCase):
     @settings(deadline=None, max_examples=200)
     @given(_tables(), st.sampled_from(["postmaster", "Abuse"]), st.sampled_from(["a.org", "b.org"]))
     def test_reserved_names_are_deliverable(self, memory: Memory, name: str, domain: str) -> None:
-        """While anybody is there, postmaster and abuse of our domains are never refused."""
+        """While anybody is there, postmaster and abuse of our domains are never refused.
+
+        Rule: postmaster and abuse are deliverable
+        """
         found = resolve(Address(name, domain), memory)
         self.assertEqual(found.refusal is None, memory.oldest(None) is not None, found.steps)

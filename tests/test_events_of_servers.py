@@ -60,7 +60,10 @@ class EventCase(MailCase):
 
 class SMTP(EventCase):
     def test_a_message(self) -> None:
-        """A connection that brings a message: what is told stands in order, in one session, under the trace id too."""
+        """A connection that brings a message: what is told stands in order, in one session, under the trace id too.
+
+        Rule: An event for connection, refusal, acceptance, delivery
+        """
         host = self.told_host()
         client = host.secured_smtp(MX)
         client.send(
@@ -79,7 +82,10 @@ class SMTP(EventCase):
         self.assertEqual(host.smtp_journal._open, {}, "a connection's journal was left behind")
 
     def test_every_refusal_once(self) -> None:
-        """Each command that is refused is told once, with its reply, whoever refused it."""
+        """Each command that is refused is told once, with its reply, whoever refused it.
+
+        Rule: An event for connection, refusal, acceptance, delivery
+        """
         host = self.told_host()
         client = host.smtp(MX)
         for line in (b"MAIL FROM:<s@example.net>", b"NONSENSE", b"x" * 3000):
@@ -138,7 +144,10 @@ class SMTP(EventCase):
         self.assertEqual([event.kind for event in host.told()][:2], ["connected", "injected"])
 
     def test_logins(self) -> None:
-        """Logins that succeed and that fail are told with name and mechanism, once."""
+        """Logins that succeed and that fail are told with name and mechanism, once.
+
+        Rule: Failed logins are seen by mailsvc why
+        """
         host = self.told_host()
         client = host.secured_smtp(SUBMISSION)
         for password in ("wrong", PASSWORD):
@@ -250,7 +259,10 @@ class Failing(EventCase):
         self.assertCountEqual([event.kind for event in host.told()], ["accepted", "delivered", "connected"])
 
     def test_a_failed_delivery_leaves_no_event(self) -> None:
-        """The events of a message are in its transaction: undone with it."""
+        """The events of a message are in its transaction: undone with it.
+
+        Rule: Events of a message in its transaction
+        """
         host = self.told_host()
         client = host.mx_client()
         client.send(b"MAIL FROM:<>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\n\r\ny\r\n")

@@ -77,7 +77,10 @@ class ReceptionTests(MailCase):
         return host
 
     def test_memory_runs_out(self) -> None:
-        """Ten sessions at once hold no more memory than the limit, and all their messages are taken whole."""
+        """Ten sessions at once hold no more memory than the limit, and all their messages are taken whole.
+
+        Rule: Limit: body octets in memory over all sessions
+        """
         host = self.bounded(3000, 1 << 20)
         clients = [body_begun(host, 1000) for _ in range(10)]
         bodies = host.helpers.bodies
@@ -89,7 +92,10 @@ class ReceptionTests(MailCase):
         self.assertEqual((bodies.in_memory, bodies.total), (0, 0))
 
     def test_all_room_runs_out(self) -> None:
-        """Past the second limit: 452 4.3.1 at the end of the message, and the next one has room again."""
+        """Past the second limit: 452 4.3.1 at the end of the message, and the next one has room again.
+
+        Rule: Limit: body octets in memory over all sessions
+        """
         host = self.bounded(1000, 2500)
         first, second = body_begun(host, 2000), body_begun(host, 2000)
         second.send(b"\r\n.\r\n")

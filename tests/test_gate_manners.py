@@ -84,7 +84,10 @@ class BlocklistTests(SynchronousTestCase):
             self.assertEqual(is_listing(answers), expected, answers)
 
     def test_standing(self) -> None:
-        """Weights add up, a good list takes away, a silent one counts nothing and is named."""
+        """Weights add up, a good list takes away, a silent one counts nothing and is named.
+
+        Rule: DNSBL: asynchronous, weights, the result stored
+        """
         lists = [Blocklist("a.example", 3), Blocklist("good.example", -2), Blocklist("c.example")]
         found = standing(lists, {"a.example": True, "good.example": True, "c.example": None})
         self.assertEqual(found, Standing(1, ("a.example", "good.example"), ("c.example",)))

@@ -28,12 +28,18 @@ class PlacesTests(SynchronousTestCase):
     """`Places`."""
 
     def test_address(self) -> None:
-        """One address has so many connections and no more; its neighbour still gets one."""
+        """One address has so many connections and no more; its neighbour still gets one.
+
+        Rule: Limit: connections per address and per network
+        """
         answers = admitted(["192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"])
         self.assertEqual(answers, [None, None, "too many connections from your address", None])
 
     def test_network(self) -> None:
-        """The /24 around an IPv4 address has so many; the next one is another network."""
+        """The /24 around an IPv4 address has so many; the next one is another network.
+
+        Rule: Limit: connections per address and per network
+        """
         answers = admitted(["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.3.4"])
         self.assertEqual(answers, [None, None, None, "too many connections from your network", None])
 
@@ -70,7 +76,10 @@ class SessionsTests(MailCase):
     """The servers ask for a place."""
 
     def test_smtp(self) -> None:
-        """A connection too many gets 421 4.7.0 and the end; when another has ended there is a place."""
+        """A connection too many gets 421 4.7.0 and the end; when another has ended there is a place.
+
+        Rule: Limit: connections per address and per network
+        """
         host = self.host()
         host.sessions = Sessions(100, places=Places(Shares(1, 9, Trusted([]))))
         first, second = host.smtp(MX), host.smtp(MX)

@@ -14,7 +14,10 @@ class ShortageTests(SynchronousTestCase):
     """`Shortage`."""
 
     def test_once(self) -> None:
-        """One alarm an outbreak, however many connections are turned away, and however long it lasts."""
+        """One alarm an outbreak, however many connections are turned away, and however long it lasts.
+
+        Rule: EMFILE
+        """
         clock = Clock()
         publisher = LogPublisher(Shortage(clock.seconds))
         twisted = Logger("twisted.internet.tcp.Port", observer=publisher)

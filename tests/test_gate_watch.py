@@ -76,7 +76,10 @@ class EarlyTalkerTests(WatchCase):
     """Who speaks before the greeting."""
 
     def test_dropped(self) -> None:
-        """554 instead of the greeting, and the end; what it said has no effect."""
+        """554 instead of the greeting, and the end; what it said has no effect.
+
+        Rule: Early talkers are dropped with 554
+        """
         client = self.early(self.watched(), b"EHLO client.example.net\r\n")
         self.assertEqual(client.take(), b"554 5.5.1 Wait for the greeting before you speak\r\n")
         self.assertTrue(client.is_closed)
@@ -101,7 +104,10 @@ class EarlyTalkerTests(WatchCase):
         self.assertEqual(client.take(), GREETING)
 
     def test_who_waits_is_greeted(self) -> None:
-        """Without a delay the greeting needs no time, with one it comes then and not before."""
+        """Without a delay the greeting needs no time, with one it comes then and not before.
+
+        Rule: Greeting delay
+        """
         self.assertEqual(self.watched().smtp(MX_OPTIONAL).take(), GREETING)
         client = self.watched(greeting_delay=3.0).smtp(MX_OPTIONAL)
         client.wait(2.9)
@@ -110,7 +116,10 @@ class EarlyTalkerTests(WatchCase):
         self.assertEqual(client.take(), GREETING)
 
     def test_speaks_during_the_delay(self) -> None:
-        """A delay catches who speaks a little later."""
+        """A delay catches who speaks a little later.
+
+        Rule: Greeting delay
+        """
         client = self.watched(greeting_delay=3.0).smtp(MX_OPTIONAL)
         client.wait(1)
         client.send(b"EHLO client.example.net\r\n")
@@ -173,7 +182,10 @@ class HeloTests(WatchCase):
         return client.ask(b"EHLO " + argument)
 
     def test_refuse(self) -> None:
-        """Each check has its reply, and the client may try again."""
+        """Each check has its reply, and the client may try again.
+
+        Rule: HELO checks
+        """
         actions = Actions("refuse", "refuse", "refuse")
         for argument, answer in {
             b"localhost": b"550 5.7.1 Say your full host name, or an address literal\r\n",
@@ -190,7 +202,10 @@ class HeloTests(WatchCase):
         self.assertEqual(self.notes, ["EHLO localhost: no full name"])
 
     def test_off(self) -> None:
-        """By default nothing is looked at."""
+        """By default nothing is looked at.
+
+        Rule: HELO checks
+        """
         self.assertEqual(self.ehlo(Actions(), b"localhost")[:3], b"250")
         self.assertEqual(self.notes, [])
 
@@ -199,7 +214,10 @@ class UnknownRecipientTests(WatchCase):
     """A client that guesses recipients."""
 
     def test_ends_the_session(self) -> None:
-        """After so many the session ends with 421, also when each is in a transaction of its own."""
+        """After so many the session ends with 421, also when each is in a transaction of its own.
+
+        Rule: Limit: unknown recipients per session
+        """
         client = self.watched(unknown_recipients=3).smtp(MX_OPTIONAL)
         client.ask(b"EHLO client.example.net")
         for name in (b"a", b"b"):
@@ -244,7 +262,10 @@ class BlocklistTests(WatchCase):
         self.assertEqual(self.rcpt(client, b"Postmaster@example.org")[:3], b"250", "who is listed can complain")
 
     def test_threshold(self) -> None:
-        """Below the threshold nothing is refused, and the result is noted all the same."""
+        """Below the threshold nothing is refused, and the result is noted all the same.
+
+        Rule: DNSBL: asynchronous, weights, the result stored
+        """
         client = self.watched(self.resolver, threshold=2).smtp(MX_OPTIONAL)
         self.resolver.fail("7.2.0.192.a.example")
         self.resolver.answer("7.2.0.192.b.example", "127.0.0.2")
@@ -260,7 +281,10 @@ class BlocklistTests(WatchCase):
         self.assertEqual(self.notes, ["DNS blocklists: listed in a.example, b.example (score 3)"])
 
     def test_rcpt_waits(self) -> None:
-        """The greeting does not wait for the answer, RCPT does; a list that is silent says nothing in the end."""
+        """The greeting does not wait for the answer, RCPT does; a list that is silent says nothing in the end.
+
+        Rule: DNSBL: asynchronous, weights, the result stored
+        """
         client = self.watched(self.resolver).smtp(MX_OPTIONAL)
         self.assertEqual(client.take(), GREETING)
         self.assertEqual(self.rcpt(client), b"")

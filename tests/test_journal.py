@@ -54,7 +54,10 @@ class JournalCase(SynchronousTestCase):
 
 class Batches(JournalCase):
     def test_gathered(self) -> None:
-        """What happens within a second is written together, in its order, in one transaction."""
+        """What happens within a second is written together, in its order, in one transaction.
+
+        Rule: Refusals in batches
+        """
         journal = self.journal()
         self.note(journal, 3)
         self.clock.advance(0.9)
@@ -101,7 +104,10 @@ class Batches(JournalCase):
 
 class Bounds(JournalCase):
     def test_dropped_are_counted(self) -> None:
-        """What finds no room is counted, and the count is an event: how many, since when."""
+        """What finds no room is counted, and the count is an event: how many, since when.
+
+        Rule: Refusals in batches
+        """
         journal = self.journal()
         self.clock.advance(7)
         self.note(journal, 140)
@@ -199,7 +205,10 @@ class End(JournalCase):
 
 class Pruning(JournalCase):
     def test_by_age_and_count(self) -> None:
-        """Once a minute the oldest go, slice after slice, until what is left may stay."""
+        """Once a minute the oldest go, slice after slice, until what is left may stay.
+
+        Rule: Old events are pruned by age and count
+        """
         self.store.connection.executemany(
             "INSERT INTO event (time, kind, detail) VALUES (?, 'connected', '{}')", [(t / 100,) for t in range(3000)]
         )

@@ -130,7 +130,10 @@ class GrammarTests(SynchronousTestCase):
     """RFC 5321 section 4.1.2 and RFC 6531 section 3.3."""
 
     def test_good(self) -> None:
-        """Valid addresses give their two parts: the local part as written, the domain in its one form."""
+        """Valid addresses give their two parts: the local part as written, the domain in its one form.
+
+        Rule: Addresses: the grammar and its limits
+        """
         for text, parts in GOOD.items():
             address = parse_address(text)
             self.assertEqual((address.local_part, address.domain), parts, text)
@@ -158,12 +161,18 @@ class GrammarTests(SynchronousTestCase):
         self.assertFalse(parse_address("ü@example.org").is_ascii)
 
     def test_octets_not_characters(self) -> None:
-        """Limits count octets of UTF-8 (RFC 6531 section 3.3)."""
+        """Limits count octets of UTF-8 (RFC 6531 section 3.3).
+
+        Rule: Addresses: the grammar and its limits
+        """
         self.assertEqual(parse_address("ü" * 32 + "@example.org").local_part, "ü" * 32)
         self.assertRaises(AddressError, parse_address, "ü" * 32 + "a@example.org")
 
     def test_whole_limit(self) -> None:
-        """An address has at most 254 octets, so that with angle brackets it is a path of 256."""
+        """An address has at most 254 octets, so that with angle brackets it is a path of 256.
+
+        Rule: Addresses: the grammar and its limits
+        """
         domain = ".".join(["b" * 60, "b" * 60, "b" * 60, "b" * 6])
         self.assertEqual(len(str(parse_address("a" * 64 + "@" + domain))), 254)
         self.assertRaises(AddressError, parse_address, "a" * 64 + "@" + domain + "b")
@@ -183,7 +192,10 @@ class RoundTripTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=400)
     @given(_anything)
     def test_any_text(self, text: str) -> None:
-        """Any text is refused with `AddressError`, or parses to something that parses to itself."""
+        """Any text is refused with `AddressError`, or parses to something that parses to itself.
+
+        Rule: Addresses: written back unchanged
+        """
         try:
             address = parse_address(text)
         except AddressError:
@@ -193,7 +205,10 @@ class RoundTripTests(SynchronousTestCase):
     @settings(deadline=None, max_examples=400)
     @given(st.text(_characters, max_size=8), st.text(_characters, min_size=1, max_size=4), st.sampled_from((0, 1, 2)))
     def test_nothing_unprintable_ever(self, ordinary: str, spice: str, place: int) -> None:
-        """Nothing with CR, LF, NUL or another control character is accepted, wherever it stands."""
+        """Nothing with CR, LF, NUL or another control character is accepted, wherever it stands.
+
+        Rule: No NUL, CR or LF reaches a header
+        """
         for control in ("\r", "\n", "\0", "\t", "\x1b", "\x7f", "\x80", "\x9f", "\u2028"):
             inserted = spice[: place // 2] + control + spice[place // 2 :]
             for text in (f"{ordinary}{inserted}@example.org", f'"{inserted}"@example.org', f"a@{inserted}.org"):

@@ -44,7 +44,10 @@ class Base64Tests(SynchronousTestCase):
     """RFC 4954 section 4."""
 
     def test_strict(self) -> None:
-        """Blanks, missing and superfluous padding, other alphabets and stray bits are syntax errors."""
+        """Blanks, missing and superfluous padding, other alphabets and stray bits are syntax errors.
+
+        Rule: AUTH: strict base64
+        """
         for text in (b"YQ", b"YQ=", b"YQ===", b"Y Q==", b"YQ==\n", b"YR==", b"-_8=", b"=", b"*", b"YQ==YQ==", b"\xff"):
             with self.assertRaises(MalformedResponse, msg=repr(text)):
                 decode(text)

@@ -76,7 +76,10 @@ class AuthTests(AuthCase):
     """The dialogue."""
 
     def test_offer(self) -> None:
-        """Inside TLS 1.3 everything is offered, the strongest first; for MX and before TLS nothing."""
+        """Inside TLS 1.3 everything is offered, the strongest first; for MX and before TLS nothing.
+
+        Rule: AUTH: nothing outside TLS, so that 538 and 534 do not occur
+        """
         host = self.auth_host()
         client = host.smtp(SUBMISSION)
         self.assertNotIn(b"AUTH", client.ask(b"EHLO client.example.net"))
@@ -87,7 +90,11 @@ class AuthTests(AuthCase):
         self.assertNotIn(b"AUTH", host.secured_smtp(MX).ask(b"EHLO client.example.net"))
 
     def test_every_mechanism(self) -> None:
-        """Each lets the owner in, with and without an initial response."""
+        """Each lets the owner in, with and without an initial response.
+
+        Rule: SCRAM-SHA-256
+        Rule: SCRAM-SHA-256-PLUS with tls-exporter
+        """
         host = self.auth_host()
         self.logged_in(host)
         client = self.client(host)
@@ -106,7 +113,10 @@ class AuthTests(AuthCase):
         self.assertEqual(self.scram(client, bound, b"SCRAM-SHA-256-PLUS"), WELCOME)
 
     def test_another_channel(self) -> None:
-        """A proof that was made for another TLS session, as one in the middle would pass it on, is refused."""
+        """A proof that was made for another TLS session, as one in the middle would pass it on, is refused.
+
+        Rule: SCRAM-SHA-256-PLUS with tls-exporter
+        """
         host = self.auth_host()
         client, elsewhere = self.client(host), self.client(host)
         self.assertNotEqual(self.binding(client), self.binding(elsewhere))
@@ -117,13 +127,19 @@ class AuthTests(AuthCase):
         self.assertEqual(client.take(), REFUSED)
 
     def test_downgrade(self) -> None:
-        """A client that was told of no PLUS, and could have used it, is warned."""
+        """A client that was told of no PLUS, and could have used it, is warned.
+
+        Rule: SCRAM-SHA-256-PLUS with tls-exporter
+        """
         answer = self.client().ask(b"AUTH SCRAM-SHA-256 " + b64(ScramClient(ALICE, PASSWORD, flag=b"y").first))
         self.assertTrue(answer.startswith(b"535 5.7.8 "), answer)
         self.assertIn(b"channel binding", answer)
 
     def test_wrong(self) -> None:
-        """A wrong proof is refused like a wrong password, after the wait, and the session goes on."""
+        """A wrong proof is refused like a wrong password, after the wait, and the session goes on.
+
+        Rule: AUTH: 535 5.7.8, 454 4.7.0
+        """
         client = self.client()
         who = ScramClient("nobody@example.org", PASSWORD)
         server_first = self.challenge(client.ask(b"AUTH SCRAM-SHA-256 " + b64(who.first)))
@@ -134,7 +150,10 @@ class AuthTests(AuthCase):
         self.assertEqual(self.scram(client, ScramClient(ALICE, PASSWORD)), WELCOME)
 
     def test_malformed(self) -> None:
-        """Bad base64, ``=`` where it does not belong, and messages that a mechanism does not know are 501."""
+        """Bad base64, ``=`` where it does not belong, and messages that a mechanism does not know are 501.
+
+        Rule: AUTH: with and without initial response, = and *
+        """
         client = self.client()
         for line in (
             b"AUTH PLAIN AGEAYg",
@@ -151,7 +170,10 @@ class AuthTests(AuthCase):
         self.assertTrue(client.ask(b"AUTH EXTERNAL =").startswith(b"504 5.5.4 "))
 
     def test_cancelled(self) -> None:
-        """``*`` ends an exchange at any step, also when the proof was right already."""
+        """``*`` ends an exchange at any step, also when the proof was right already.
+
+        Rule: AUTH: with and without initial response, = and *
+        """
         client = self.client()
         who = ScramClient(ALICE, PASSWORD)
         server_first = self.challenge(client.ask(b"AUTH SCRAM-SHA-256 " + b64(who.first)))
@@ -160,7 +182,10 @@ class AuthTests(AuthCase):
         self.assertTrue(client.ask(b"MAIL FROM:<alice@example.org>").startswith(b"530 5.7.0 "))
 
     def test_authzid(self) -> None:
-        """Its own address is respected, another's is refused, and neither is ignored."""
+        """Its own address is respected, another's is refused, and neither is ignored.
+
+        Rule: AUTH: authzid respected or refused
+        """
         host = self.auth_host()
         refused = b"535 5.7.8 Acting as another identity is not permitted\r\n"
         for authzid, answer in ((ALICE, WELCOME), ("Alice@EXAMPLE.org", WELCOME), (BOB, refused), ("root", refused)):
@@ -169,7 +194,10 @@ class AuthTests(AuthCase):
             self.assertEqual(self.scram(self.client(host), ScramClient(ALICE, PASSWORD, authzid=authzid)), answer)
 
     def test_once_and_between_messages(self) -> None:
-        """One success a session, and none inside a transaction."""
+        """One success a session, and none inside a transaction.
+
+        Rule: AUTH: one success a session, not inside a transaction
+        """
         client = self.logged_in()
         again = b"AUTH PLAIN " + b64(f"\0{ALICE}\0{PASSWORD}".encode())
         self.assertTrue(client.ask(again).startswith(b"503 5.5.1 "))
@@ -178,7 +206,10 @@ class AuthTests(AuthCase):
         self.assertTrue(client.ask(again).startswith(b"503 5.5.1 "))
 
     def test_trouble(self) -> None:
-        """A database that fails is 454, and the session goes on."""
+        """A database that fails is 454, and the session goes on.
+
+        Rule: AUTH: 535 5.7.8, 454 4.7.0
+        """
         host = self.auth_host()
         client = self.client(host)
         host.store.failure = storage_failure()
@@ -218,7 +249,10 @@ class OwnershipTests(AuthCase):
         return client.ask(header + b"\r\nhello\r\n.")
 
     def test_mail_from(self) -> None:
-        """Its own names and the null sender pass, others are 553, and the session goes on."""
+        """Its own names and the null sender pass, others are 553, and the session goes on.
+
+        Rule: The login owns the sender: MAIL FROM
+        """
         host = self.auth_host()
         host.store.now(add_alias, parse_address("team@example.org"), [parse_address(ALICE)], 1.0)
         client = self.logged_in(host)
@@ -232,7 +266,10 @@ class OwnershipTests(AuthCase):
             client.ask(b"RSET")
 
     def test_header(self) -> None:
-        """Each address of From and Sender must be owned; what cannot be read is refused; what names nobody passes."""
+        """Each address of From and Sender must be owned; what cannot be read is refused; what names nobody passes.
+
+        Rule: The login owns the sender: From and Sender
+        """
         client = self.logged_in()
         for header, passes in (
             (b"From: Alice <alice@example.org>\r\n", True),
@@ -256,7 +293,10 @@ class OwnershipTests(AuthCase):
         self.assertEqual(self.send(self.logged_in(), b"From: bob@example.org\r\n", b"")[:9], b"550 5.7.1")
 
     def test_granted_or_not_checked(self) -> None:
-        """A grant holds for the envelope and the header, and so does it when an account is not checked."""
+        """A grant holds for the envelope and the header, and so does it when an account is not checked.
+
+        Rule: The login owns the sender: grants, and switched off
+        """
         host = self.auth_host()
         client = self.logged_in(host)
         host.store.now(senders.grant, ALICE, BOB, 1.0)

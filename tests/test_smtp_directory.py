@@ -27,7 +27,10 @@ class ProgramTests(MailCase):
         return client.ask(body + b".")
 
     def test_what_it_is_given(self) -> None:
-        """A program gets the message behind its trace header, and the envelope; nothing is stored for it."""
+        """A program gets the message behind its trace header, and the envelope; nothing is stored for it.
+
+        Rule: Pipe: message on standard input, envelope in the environment
+        """
         host = self.host_with_sorter()
         self.assertEqual(self.send(host, b"sort+a@example.org", b"SORT@example.org")[:3], b"250")
         [(program, told, message)] = host.programs.given
@@ -71,7 +74,10 @@ class ProgramTests(MailCase):
 
 class WarningTests(MailCase):
     def test_once(self) -> None:
-        """The delivery that passes nine tenths brings one warning; the counter is what lies there."""
+        """The delivery that passes nine tenths brings one warning; the counter is what lies there.
+
+        Rule: Quota: one warning at 90 %
+        """
         host = self.host()
         host.store.now(set_quota, ALICE, 20_000)
         for size in (17_000, 600, 10):

@@ -38,7 +38,10 @@ class WishTests(SynchronousTestCase):
                 decode_xtext(text)
 
     def test_words(self) -> None:
-        """RET, NOTIFY, ENVID and ORCPT as RFC 3461 section 4 writes them."""
+        """RET, NOTIFY, ENVID and ORCPT as RFC 3461 section 4 writes them.
+
+        Rule: DSN: RET, ENVID, NOTIFY and ORCPT
+        """
         self.assertEqual((returned_part("full"), returned_part("HDRS")), ("FULL", "HDRS"))
         self.assertEqual(notifications("success,DELAY"), ("SUCCESS", "DELAY"))
         self.assertEqual(notifications("never"), ("NEVER",))
@@ -46,7 +49,10 @@ class WishTests(SynchronousTestCase):
         self.assertEqual(original_recipient("RFC822;a+2Bb@example.net", utf8=False), "rfc822;a+b@example.net")
 
     def test_utf8_original(self) -> None:
-        """The address type utf-8 in its two forms (RFC 6533 section 3)."""
+        """The address type utf-8 in its two forms (RFC 6533 section 3).
+
+        Rule: DSN: addresses in UTF-8
+        """
         self.assertEqual(original_recipient(r"utf-8;j\x{F6}rg@x.example", utf8=False), "utf-8;j\u00f6rg@x.example")
         self.assertEqual(original_recipient("utf-8;j\u00f6rg@x.example", utf8=True), "utf-8;j\u00f6rg@x.example")
         for text in (r"utf-8;a\x{D800}", r"utf-8;a\x{85}", "utf-8;a\\b", "utf-8;a b", "utf-8;", r"utf-8;a\x{110000}"):
@@ -56,7 +62,10 @@ class WishTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(st.text(max_size=40), st.booleans())
     def test_anything(self, text: str, utf8: bool) -> None:
-        """Whatever is said: a value that can stand in a header field, or ValueError."""
+        """Whatever is said: a value that can stand in a header field, or ValueError.
+
+        Rule: No NUL, CR or LF reaches a header
+        """
         for read in (envelope_id, notifications, returned_part, lambda value: original_recipient(value, utf8=utf8)):
             try:
                 value = read(text)
@@ -85,7 +94,10 @@ class KeywordTests(SynchronousTestCase):
     """The word of the "with" clause: RFC 3848 and RFC 6531 section 4.3."""
 
     def test_all(self) -> None:
-        """Each combination has its registered name."""
+        """Each combination has its registered name.
+
+        Rule: Received, with the keyword of the protocol
+        """
         for mode, letters in ((MX, "ESMTP"), (lmtp(requires_tls=False), "LMTP")):
             for secured in (False, True):
                 session = Session(mode, secured=secured, esmtp=True)
@@ -114,7 +126,10 @@ class ReportTests(SynchronousTestCase):
         return head + body
 
     def test_a_parser_reads_it(self) -> None:
-        """Three parts: a text, the fields, the header of the message."""
+        """Three parts: a text, the fields, the header of the message.
+
+        Rule: DSN: honoured for local delivery
+        """
         octets = self.report(Delivered(parse_address(BOB), "rfc822;list@example.net"))
         message = message_from_bytes(octets, policy=SMTP)
         self.assertEqual((message["To"], message["Auto-Submitted"]), ("alice@example.org", "auto-replied"))
@@ -130,7 +145,10 @@ class ReportTests(SynchronousTestCase):
         )
 
     def test_utf8(self) -> None:
-        """Addresses in UTF-8 make it a report of RFC 6533."""
+        """Addresses in UTF-8 make it a report of RFC 6533.
+
+        Rule: DSN: addresses in UTF-8
+        """
         octets = self.report(Delivered(parse_address("j\u00f6rg@example.org"), None))
         self.assertIn(b"report-type=global-delivery-status", octets)
         self.assertIn("Final-Recipient: utf-8; j\u00f6rg@example.org\r\n".encode(), octets)
@@ -162,7 +180,10 @@ class DeliveryTests(MailCase):
     """In the maildrop and in the tables."""
 
     def test_delivered_to(self) -> None:
-        """Each maildrop has its own Delivered-To; the sizes that POP3 tells are those of what it gives."""
+        """Each maildrop has its own Delivered-To; the sizes that POP3 tells are those of what it gives.
+
+        Rule: Delivered-To
+        """
         host = self.host()
         client = host.mx_client()
         message = (b"MAIL FROM:<eve@example.net>", b"RCPT TO:<Alice@example.org>", b"RCPT TO:<bob@example.org>")
@@ -178,7 +199,10 @@ class DeliveryTests(MailCase):
         self.assertEqual(host.count("message"), 1)
 
     def test_wishes_are_kept(self) -> None:
-        """What MAIL and RCPT said stands in the tables for whoever sends the message on."""
+        """What MAIL and RCPT said stands in the tables for whoever sends the message on.
+
+        Rule: DSN: stored for the relay
+        """
         host = self.host()
         client = host.secured_smtp(MX)
         told(
@@ -198,14 +222,20 @@ class DeliveryTests(MailCase):
         self.assertIn(b"with UTF8SMTPS\r\n", host.mail_of()[0])
 
     def test_tls_required_is_exact(self) -> None:
-        """Only "TLS-Required: No" means anything, and only once (RFC 8689 section 3)."""
+        """Only "TLS-Required: No" means anything, and only once (RFC 8689 section 3).
+
+        Rule: TLS-Required: No
+        """
         for header, expected in ((b"TLS-Required: no", 1), (b"TLS-Required: Yes", 0), (b"Subject: No", 0)):
             host = self.host()
             told(host.mx_client(), b"MAIL FROM:<>", b"RCPT TO:<bob@example.org>", b"DATA", header + b"\r\n\r\n.")
             self.assertEqual(host.store.connection.execute("SELECT tls_optional FROM message").fetchone(), (expected,))
 
     def test_report_to_a_local_sender(self) -> None:
-        """NOTIFY=SUCCESS: the sender hears of the deliveries, from the null sender; of others not."""
+        """NOTIFY=SUCCESS: the sender hears of the deliveries, from the null sender; of others not.
+
+        Rule: DSN: honoured for local delivery
+        """
         host = self.host()
         host.add_user("carol@example.org")
         told(
@@ -256,7 +286,10 @@ class DeliveryTests(MailCase):
         self.flushLoggedErrors(OSError)
 
     def test_future_release(self) -> None:
-        """A held message is in no maildrop before its time, and in the next one that is opened after it."""
+        """A held message is in no maildrop before its time, and in the next one that is opened after it.
+
+        Rule: FUTURERELEASE
+        """
         host = self.host()
         client = logged_in(host, hold_seconds=3600)
         message = (b"MAIL FROM:<alice@example.org> HOLDFOR=60", b"RCPT TO:<bob@example.org>", b"DATA", b"a: b\r\n\r\n.")
@@ -270,7 +303,10 @@ class DeliveryTests(MailCase):
         self.assertTrue(late.ask(b"RETR 1").endswith(b"a: b\r\n\r\n.\r\n"))
 
     def test_a_time_that_has_passed(self) -> None:
-        """HOLDUNTIL a time that has passed is at once (RFC 4865 section 4)."""
+        """HOLDUNTIL a time that has passed is at once (RFC 4865 section 4).
+
+        Rule: FUTURERELEASE
+        """
         host = self.host()
         client = logged_in(host, hold_seconds=3600)
         told(client, b"MAIL FROM:<alice@example.org> HOLDUNTIL=1969-12-31T23:59:59Z", b"RCPT TO:<bob@example.org>")
@@ -278,7 +314,10 @@ class DeliveryTests(MailCase):
         self.assertEqual(host.reader(BOB).ask(b"STAT")[:6], b"+OK 1 ")
 
     def test_loop_stores_nothing(self) -> None:
-        """In SMTP one recipient's loop refuses the message to all, because one answer is for all."""
+        """In SMTP one recipient's loop refuses the message to all, because one answer is for all.
+
+        Rule: Loop detection by own Delivered-To
+        """
         host = self.host()
         message = b"Delivered-To: <BOB@EXAMPLE.ORG>\r\n\r\n."
         client = host.mx_client()
@@ -287,7 +326,10 @@ class DeliveryTests(MailCase):
         self.assertEqual(host.count("message"), 0)
 
     def test_lost_between_chunks(self) -> None:
-        """A client that goes away between two chunks leaves nothing."""
+        """A client that goes away between two chunks leaves nothing.
+
+        Rule: CHUNKING: failure in the middle
+        """
         host = self.host()
         client = host.mx_client()
         told(client, b"MAIL FROM:<>", b"RCPT TO:<alice@example.org>", b"BDAT 6\r\na: b")
@@ -319,7 +361,10 @@ class ChunkingTests(MailCase):
     def test_any_chunks_in_any_segments(
         self, ends: Sequence[int], places: Sequence[int], late: bool, refused: bool
     ) -> None:
-        """Every chunk has one reply, nothing of a chunk is a command, and what is stored is the message."""
+        """Every chunk has one reply, nothing of a chunk is a command, and what is stored is the message.
+
+        Rule: CHUNKING: BDAT
+        """
         chunks = cut_at(self.BODY, ends)
         recipient = b"nobody" if refused else b"alice"
         script = b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<" + recipient + b"@example.org>\r\n"
@@ -342,7 +387,10 @@ class ChunkingTests(MailCase):
         self.hosts.remove(host)
 
     def test_slow_chunk(self) -> None:
-        """A chunk that does not come ends the session as a body does that stands still."""
+        """A chunk that does not come ends the session as a body does that stands still.
+
+        Rule: Limit: idle and progress time
+        """
         host = self.host()
         client = host.smtp(MX_OPTIONAL)
         told(client, b"EHLO x", b"BDAT 1000")

@@ -225,7 +225,10 @@ class MessageTests(MailCase):
         self.assertEqual(host.bodies_of(), [b"x" * 5000 + b"\r\n"])
 
     def test_spool_cannot_be_written(self) -> None:
-        """When the disk for the spool fails the message is put off with 452, at its end; the session lives."""
+        """When the disk for the spool fails the message is put off with 452, at its end; the session lives.
+
+        Rule: ENOSPC
+        """
         host = self.host()
         host.body = replace(host.body, in_memory=1000, folder="/nonexistent/folder")
         client = begun(host, body=b"x" * 5000)
@@ -234,7 +237,11 @@ class MessageTests(MailCase):
         self.assertEqual(host.count("message"), 0)
 
     def test_no_room(self) -> None:
-        """A full disk is said at MAIL already, and forgotten when there is room again."""
+        """A full disk is said at MAIL already, and forgotten when there is room again.
+
+        Rule: SIZE: no room on the disk is 452 4.3.1
+        Rule: ENOSPC
+        """
         host = self.host()
         host.store.room = 500
         client = host.mx_client()
@@ -372,7 +379,11 @@ class ManyTests(MailCase):
     """More clients than there may be."""
 
     def test_one_too_many(self) -> None:
-        """In clear: one line and the end, whatever it says; a place that becomes free is given again."""
+        """In clear: one line and the end, whatever it says; a place that becomes free is given again.
+
+        Rule: Limit: connections in all
+        Rule: 421 on overload
+        """
         host = self.host(limit=1)
         first = host.smtp(MX)
         second = host.smtp(MX)
@@ -401,7 +412,10 @@ class ShutDownTests(MailCase):
     """The service stops."""
 
     def test_idle(self) -> None:
-        """An idle client hears 421 4.3.2."""
+        """An idle client hears 421 4.3.2.
+
+        Rule: 421 on shutdown, sessions drained
+        """
         host = self.host()
         client = host.mx_client()
         done = host.sessions.shut_down()
@@ -410,7 +424,10 @@ class ShutDownTests(MailCase):
         self.successResultOf(done)
 
     def test_in_a_message(self) -> None:
-        """A message that is under way may come to its end; then the session ends."""
+        """A message that is under way may come to its end; then the session ends.
+
+        Rule: 421 on shutdown, sessions drained
+        """
         host = self.host()
         client = begun(host)
         done = host.sessions.shut_down()
@@ -467,7 +484,10 @@ class ShutDownTests(MailCase):
         self.assertEqual((client.is_closed, client.wire.aborted), (True, False))
 
     def test_no_more_time(self) -> None:
-        """What does not end in time is cut."""
+        """What does not end in time is cut.
+
+        Rule: 421 on shutdown, sessions drained
+        """
         host = self.host()
         client = begun(host)
         done = host.sessions.shut_down()

@@ -149,7 +149,10 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(code("MAIL", after_greeting(Session(MX, secured=True), "x", esmtp=False)), "-")
 
     def test_all_refusals(self) -> None:
-        """Every refusal has an enhanced status code of its class and keeps the connection (RFC 2034)."""
+        """Every refusal has an enhanced status code of its class and keeps the connection (RFC 2034).
+
+        Rule: ENHANCEDSTATUSCODES
+        """
         for session, verb in product(sessions(), (*VERBS, "X")):
             for argument in ("", "x"):
                 refused = refusal(verb, argument, session)
@@ -229,7 +232,10 @@ class LMTPTests(SynchronousTestCase):
     """RFC 2033."""
 
     def test_its_own_greeting(self) -> None:
-        """LMTP has LHLO and neither EHLO nor HELO, SMTP the other way round (section 4.1)."""
+        """LMTP has LHLO and neither EHLO nor HELO, SMTP the other way round (section 4.1).
+
+        Rule: LMTP: its own greeting
+        """
         session = Session(lmtp(requires_tls=False))
         self.assertEqual([code(verb, session) for verb in ("LHLO", "EHLO", "HELO")], ["-", "500", "500"])
         self.assertEqual(str(refusal("MAIL", "", session)), "503 5.5.1 Send LHLO first")
@@ -266,14 +272,20 @@ class ExtensionTests(SynchronousTestCase):
             self.assertEqual(list(keywords(session, self.FIGURES)), expected)
 
     def test_switched_off(self) -> None:
-        """Limits that are none are not told, nor is a release that is not possible."""
+        """Limits that are none are not told, nor is a release that is not possible.
+
+        Rule: LIMITS
+        """
         session = Session(SUBMISSION, Phase.READY, secured=True, helo="x", esmtp=True)
         told = " ".join(keywords(session, Figures(1000)))
         for keyword in ("LIMITS", "FUTURERELEASE", "AUTH"):
             self.assertNotIn(keyword, told)
 
     def test_parameters_follow_keywords(self) -> None:
-        """A parameter may be used where its keyword is told; AUTH= also after the login (RFC 4954 section 5)."""
+        """A parameter may be used where its keyword is told; AUTH= also after the login (RFC 4954 section 5).
+
+        Rule: Keywords are advertised exactly where they hold
+        """
         brought = {extension.keyword: extension.mail + extension.rcpt for extension in EXTENSIONS}
         for session in sessions():
             usable = parameters("MAIL", session, self.FIGURES) | parameters("RCPT", session, self.FIGURES)

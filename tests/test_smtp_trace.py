@@ -45,7 +45,10 @@ class TraceTests(SynchronousTestCase):
     """RFC 5321 section 4.4."""
 
     def test_whole(self) -> None:
-        """The header of a message that came by TLS, to the letter."""
+        """The header of a message that came by TLS, to the letter.
+
+        Rule: Received, with the keyword of the protocol
+        """
         self.assertEqual(
             header().decode().split("\r\n"),
             [
@@ -71,7 +74,10 @@ class TraceTests(SynchronousTestCase):
         self.assertNotIn(b"alice", octets)
 
     def test_null_sender(self) -> None:
-        """The null sender is <>, in the header of a maildrop; on its way a message has no Return-Path."""
+        """The null sender is <>, in the header of a maildrop; on its way a message has no Return-Path.
+
+        Rule: Return-Path
+        """
         self.assertEqual(delivery_header("", str(ALICE)), b"Return-Path: <>\r\nDelivered-To: alice@example.org\r\n")
         self.assertNotIn(b"Return-Path", header(reverse_path=None))
 
@@ -98,7 +104,10 @@ class TraceTests(SynchronousTestCase):
     def test_a_parser_agrees(
         self, sender: object, recipients: list[Address], helo: str, peer: str, tls: object
     ) -> None:
-        """A parser of mail finds one field and no defect; every line is far below 998 octets and ends in CRLF."""
+        """A parser of mail finds one field and no defect; every line is far below 998 octets and ends in CRLF.
+
+        Rule: No NUL, CR or LF reaches a header
+        """
         octets = header(reverse_path=sender, recipients=tuple(recipients), helo=helo, peer=peer, tls=tls)
         for line in octets.splitlines(keepends=True):
             self.assertLess(len(line), 900)
@@ -116,7 +125,10 @@ class TraceTests(SynchronousTestCase):
         self.assertEqual(peer_literal("local"), "local")
 
     def test_protocol(self) -> None:
-        """RFC 3848: S for TLS, A for AUTH; HELO is SMTP."""
+        """RFC 3848: S for TLS, A for AUTH; HELO is SMTP.
+
+        Rule: Received, with the keyword of the protocol
+        """
         for secured, login, esmtp, word in (
             (False, None, True, "ESMTP"),
             (True, None, True, "ESMTPS"),

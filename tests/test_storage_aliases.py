@@ -109,7 +109,10 @@ class Rules(OfflineCase):
             self.assertEqual([str(mailbox.address) for mailbox in found.accounts], ["a.lice@example.org"])
 
     def test_quota_in_force(self) -> None:
-        """An account's own quota, else its domain's; 0 is none; another quota lets the warning be given again."""
+        """An account's own quota, else its domain's; 0 is none; another quota lets the warning be given again.
+
+        Rule: Defaults per domain
+        """
         with self.transaction() as txn:
             alice = add(txn)
             rules.set_warned(txn, alice, True)

@@ -160,7 +160,10 @@ class Trouble(Case):
         self.assertEqual(len(await self.database.read(mailboxes.maildrop, alice)), 2)
 
     async def test_acknowledged_under_full_disk(self) -> None:
-        """Of many deliveries to a disk that fills up, exactly the acknowledged ones are there."""
+        """Of many deliveries to a disk that fills up, exactly the acknowledged ones are there.
+
+        Rule: ENOSPC
+        """
         alice = await self.database.write(add)
         await self.limit(pages_more=60)
         calls = [

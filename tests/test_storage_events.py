@@ -150,7 +150,10 @@ class Rows(OfflineCase):
         self.assertTrue(detail.isascii())
 
     def test_pruned_by_age(self) -> None:
-        """What is older goes, with its keys; the rest stays."""
+        """What is older goes, with its keys; the rest stays.
+
+        Rule: Old events are pruned by age and count
+        """
         with self.transaction() as txn:
             events.record(txn, [Entry(float(number), ACCEPTED) for number in range(10)])
             self.assertEqual(events.prune(txn, before=4.0, keep=100), 4)
@@ -159,7 +162,10 @@ class Rows(OfflineCase):
             self.assertEqual(events.prune(txn, before=4.0, keep=100), 0)
 
     def test_pruned_by_count(self) -> None:
-        """No more than so many stay, also when they are young; numbers go on from there."""
+        """No more than so many stay, also when they are young; numbers go on from there.
+
+        Rule: Old events are pruned by age and count
+        """
         with self.transaction() as txn:
             for _ in range(3):
                 events.record(txn, [Entry(float(number), Connected("smtp")) for number in range(10)])

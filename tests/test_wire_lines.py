@@ -160,13 +160,19 @@ class DottedBodyTests(SynchronousTestCase):
     """The body of DATA: only CRLF.CRLF ends it (RFC 5321 sections 2.3.8 and 4.1.1.4)."""
 
     def test_end(self) -> None:
-        """CRLF.CRLF ends the body, the first CRLF belongs to it; or a first line of one dot ends it, empty."""
+        """CRLF.CRLF ends the body, the first CRLF belongs to it; or a first line of one dot ends it, empty.
+
+        Rule: Smuggling: only CRLF.CRLF ends DATA
+        """
         self.assertEqual(body_of(b"a\r\n.\r\nNOOP\r\n"), [BodyPiece(b"a\r\n"), BodyEnd(), Line(b"NOOP")])
         self.assertEqual(body_of(b".\r\nNOOP\r\n"), [BodyEnd(), Line(b"NOOP")])
         self.assertEqual(body_of(b"\r\n.\r\n"), [BodyPiece(b"\r\n"), BodyEnd()])
 
     def test_smuggling(self) -> None:
-        """No other sequence ends a body, in any segmentation: what SMTP smuggling lives on."""
+        """No other sequence ends a body, in any segmentation: what SMTP smuggling lives on.
+
+        Rule: Smuggling: only CRLF.CRLF ends DATA
+        """
         for fake in (
             b"\n.\n",
             b"\r\n.\n",

@@ -137,7 +137,10 @@ class SegmentationTests(MailCase):
     @settings(deadline=None, max_examples=40)
     @given(_smtp_scripts, _places)
     def test_smtp(self, script: bytes, places: list[int]) -> None:
-        """SMTP in clear."""
+        """SMTP in clear.
+
+        Rule: PIPELINING
+        """
         expected = self.smtp(script, whole, at_once, late=False, tls=False)
         for cut in self.cuts(places):
             for play in (at_once, one_by_one):

@@ -8,9 +8,10 @@ from random import Random
 from zlib import crc32
 
 from mailsvc.mail.address import AddressError, parse_address
+from mailsvc.mail.authors import AUTHORS as AUTHOR_FIELDS
 from mailsvc.mail.authors import LONGEST_FIELD, AuthorsError, address_list, authors
 from mailsvc.mail.dsn import Delivered, delivered_report
-from mailsvc.mail.message import MessageScanner, header_fields, summarise
+from mailsvc.mail.message import MessageScanner, fields_named, header_fields, summarise
 from mailsvc.mail.wishes import envelope_id, original_recipient
 from mailsvc.smtp.commands import CommandError, parse_bdat
 from mailsvc.wire.lines import BareLineFeed, BodyEnd, BodyPiece, Line, LineReader, LineTooLong, stuffed
@@ -68,17 +69,19 @@ def authors_check(data: bytes) -> str:
     except AuthorsError as error:
         clean(str(error), "an error")
         return str(error)[-40:]
+    if not data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n"):
+        return "bare line ends"  # the message is refused, whoever it is from
+    named = [(name, value) for name, value in header_fields(data) if name in AUTHOR_FIELDS]
+    require(list(fields_named(data, *AUTHOR_FIELDS)) == named, "fields by name are not the fields in turn")
     for address in found:
         check_address(address)
     for text in (", ".join(map(str, found)), ",".join(f'"x, <y>" <{each}>' for each in found)):
         require(address_list(text) == found, "a list that is read in another way when it is written")
-    for name, value in header_fields(data):
-        if name in (b"from", b"sender", b"resent-from", b"resent-sender"):
-            require(len(value) <= LONGEST_FIELD, "a field that is too long")
-            text = value.decode("utf-8")
-            require(address_list(f"(c) {text} (c)") == address_list(text), "a comment that changes who speaks")
-            if b"\r" not in value and b"\n" not in value and b"\0" not in value:
-                require(authors(b"%b: %b\r\n" % (name, value)) == address_list(text), "a field that changes")
+    for name, value in named:
+        require(len(value) <= LONGEST_FIELD, "a field that is too long")
+        text = value.decode("utf-8")
+        require(address_list(f"(c) {text} (c)") == address_list(text), "a comment that changes who speaks")
+        require(authors(b"%b: %b\r\n" % (name, value)) == address_list(text), "a field that changes")
     return f"{len(found)} {any(not each.is_ascii for each in found)} {data.count(b':') > 2} {b'(' in data}"
 
 
@@ -205,7 +208,8 @@ def report_check(data: bytes) -> str:
     require(fields[b"action"] == b"delivered" and len(fields) == 3 + (original is not None), "other fields")
     if crc32(data) % 50 == 0:
         _read_by_python(head + body)
-    return f"{notes is None} {original and original[:5] in ('utf-8', 'rfc82')} {to.is_ascii} {reached.is_ascii} {header.isascii()}"
+    marks = (notes is None, (original or "").startswith("utf-8"), to.is_ascii, reached.is_ascii, header.isascii())
+    return f"{marks}"
 
 
 def _read_by_python(message: bytes) -> None:

@@ -131,7 +131,10 @@ class Mutt(Sender):
 
 class Smtplib(Sender):
     def test_both_listeners_with_8bitmime(self) -> None:
-        """smtplib logs in with the best mechanism that it finds, and announces SIZE and BODY."""
+        """smtplib logs in with the best mechanism that it finds, and announces SIZE and BODY.
+
+        Rule: 8BITMIME
+        """
         sent: list[bytes] = []
         for listener in TLS_LISTENERS:
             sent.append(message(len(sent), self.user.address))

@@ -36,7 +36,10 @@ class Descriptors(SynchronousTestCase):
     """No descriptor is left for a new connection."""
 
     def test_accept_recovers(self) -> None:
-        """Who comes is turned away, the open session goes on, one alarm is in the log; then there is room again."""
+        """Who comes is turned away, the open session goes on, one alarm is in the log; then there is room again.
+
+        Rule: EMFILE
+        """
         if not sys.platform.startswith("linux"):
             raise SkipTest("prlimit(2) and /proc are Linux")
         with tempfile.TemporaryDirectory() as folder, RunningService(Path(folder)) as service:
@@ -89,17 +92,26 @@ class Attacks(SynchronousTestCase):
         return done
 
     def test_slow_loris(self) -> None:
-        """Hundreds of connections that send a byte a second."""
+        """Hundreds of connections that send a byte a second.
+
+        Rule: Slow loris, silent reader, flood of unknown recipients
+        """
         done = self.attack("slow", 300, 300, 5)
         self.assertEqual(done["connections"], 300)
 
     def test_never_reads(self) -> None:
-        """Clients that send commands without end and read no reply are thrown out."""
+        """Clients that send commands without end and read no reply are thrown out.
+
+        Rule: Slow loris, silent reader, flood of unknown recipients
+        """
         done = self.attack("unread", 20, 10, 5)
         self.assertGreaterEqual(done["connections"], 20)
 
     def test_guesses_recipients(self) -> None:
-        """Each session is ended after ten unknown recipients, and its network has to wait."""
+        """Each session is ended after ten unknown recipients, and its network has to wait.
+
+        Rule: Slow loris, silent reader, flood of unknown recipients
+        """
         done = self.attack("guess", 20, 10, 20)
         self.assertLess(done["guesses"], 2000)
 

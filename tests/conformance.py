@@ -1,0 +1,212 @@
+"""Which rule is held by which test: the table in docs/conformance.rst, made from what the tests say of themselves.
+
+A test says it in its docstring, a dialogue in a comment at its top, one line each: ``Rule: CHUNKING: BDAT 0 LAST``.
+The rules that there must be are listed here; `tests.test_conformance` fails when one of them has no test, when a test
+names a rule that is not here, and when the page is not what ``python -m tests.conformance --write`` would write.
+
+What it does not show: that a test is a good one.  It shows where to look.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+PAGE = TESTS.parent / "docs" / "conformance.rst"
+
+_RULE = re.compile(r"^[ #]*Rule: (.+?)\.?$", re.MULTILINE)
+
+Group = dict[str, str]
+
+REQUIRED: dict[str, Group] = {
+    "Extensions of SMTP": {
+        "SIZE: a declared size beyond the limit is 552 5.3.4": "RFC 1870 section 6.1",
+        "SIZE: no room on the disk is 452 4.3.1": "RFC 1870 section 6.1",
+        "SIZE: a message that grows beyond the limit is 552 5.3.4": "RFC 1870 section 6.3",
+        "PIPELINING": "RFC 2920 section 3",
+        "8BITMIME": "RFC 6152 section 3",
+        "ENHANCEDSTATUSCODES": "RFC 2034 section 4",
+        "SMTPUTF8: addresses and headers": "RFC 6531 section 3.4",
+        "SMTPUTF8: a mailbox with a UTF-8 local part": "RFC 6531 section 3.3",
+        "SMTPUTF8: IDNA both ways": "RFC 6531 section 3.2, RFC 5891",
+        "CHUNKING: BDAT": "RFC 3030 section 2",
+        "CHUNKING: BDAT 0 LAST": "RFC 3030 section 2",
+        "CHUNKING: wrong sizes": "RFC 3030 section 2",
+        "CHUNKING: failure in the middle": "RFC 3030 section 2",
+        "CHUNKING: DATA and BDAT do not mix": "RFC 3030 section 2",
+        "DSN: RET, ENVID, NOTIFY and ORCPT": "RFC 3461 section 4",
+        "DSN: stored for the relay": "RFC 3461 section 5.2",
+        "DSN: honoured for local delivery": "RFC 3461 section 6, RFC 3464",
+        "DSN: addresses in UTF-8": "RFC 6533 section 3",
+        "LIMITS": "RFC 9422 section 4",
+        "REQUIRETLS": "RFC 8689 section 2",
+        "TLS-Required: No": "RFC 8689 section 3",
+        "FUTURERELEASE": "RFC 4865 section 4",
+        "Keywords are advertised exactly where they hold": "RFC 5321 section 4.1.1.1",
+        "LMTP: its own greeting": "RFC 2033 section 4.1",
+        "LMTP: one reply for each recipient": "RFC 2033 section 4.2",
+        "LMTP: on a UNIX socket": "RFC 2033",
+        "PROXY protocol": "PROXY protocol sections 2.1 and 2.2",
+        "STARTTLS forgets what was said in clear": "RFC 3207 section 4.2",
+    },
+    "AUTH": {
+        "PLAIN": "RFC 4616 section 2",
+        "LOGIN": "draft-murchison-sasl-login",
+        "SCRAM-SHA-256": "RFC 7677, RFC 5802",
+        "SCRAM-SHA-256-PLUS with tls-exporter": "RFC 5802 section 6, RFC 9266",
+        "EXTERNAL": "RFC 4422 appendix A",
+        "AUTH: with and without initial response, = and *": "RFC 4954 section 4",
+        "AUTH: authzid respected or refused": "RFC 4954 section 4, RFC 4422 section 3.4.1",
+        "AUTH: strict base64": "RFC 4954 section 4, RFC 4648 section 3",
+        "AUTH: one success a session, not inside a transaction": "RFC 4954 section 4",
+        "AUTH: 535 5.7.8, 454 4.7.0": "RFC 4954 section 6",
+        "AUTH: nothing outside TLS, so that 538 and 534 do not occur": "RFC 4954 sections 4 and 6",
+        "Failed logins cost time per address and per account": "RFC 4954 section 9",
+        "Failed logins are seen by mailsvc why": "",
+        "App passwords: label, last use, one protocol": "",
+        "The login owns the sender: MAIL FROM": "RFC 6409 section 6.1",
+        "The login owns the sender: From and Sender": "RFC 6409 section 8.1",
+        "The login owns the sender: grants, and switched off": "",
+    },
+    "Who gets mail": {
+        "Aliases: one to many, across domains": "RFC 5321 section 3.9",
+        "Aliases: to remote addresses": "RFC 5321 section 3.9",
+        "Aliases: loops found at definition": "",
+        "Aliases: loops found at run time": "",
+        "Catch-all": "",
+        "Plus addressing with a configurable separator": "RFC 5233",
+        "Dots or case ignored if configured": "RFC 5321 section 2.4",
+        "postmaster and abuse are deliverable": "RFC 5321 section 4.5.1, RFC 2142 section 4",
+        "Disabled accounts are 550 5.2.1": "RFC 3463 section 3.3",
+        "Quota is 452 4.2.2": "RFC 3463 section 3.3",
+        "Quota: one warning at 90 %": "",
+        "Defaults per domain": "",
+        "mailsvc route explain": "",
+        "Pipe: message on standard input, envelope in the environment": "",
+        "Pipe: never a shell": "",
+        "Pipe: time and output limits": "",
+        "Pipe: sysexits.h, its output quoted in the refusal": "sysexits.h",
+    },
+    "Limits": {
+        "Limit: line length": "RFC 5321 section 4.5.3.1.4",
+        "Limit: text line length": "RFC 5321 section 4.5.3.1.6",
+        "Limit: commands per session": "RFC 5321 section 7.8",
+        "Limit: errors per session": "RFC 5321 section 4.3.2",
+        "Limit: recipients per message": "RFC 5321 section 4.5.3.1.10",
+        "Limit: unknown recipients per session": "RFC 5321 section 7.8",
+        "Limit: messages per session": "RFC 9422 section 4.1",
+        "Limit: session age": "RFC 5321 section 3.8",
+        "Limit: idle and progress time": "RFC 5321 section 4.5.3.2",
+        "Limit: header size": "",
+        "Limit: header fields": "",
+        "Limit: connections in all": "RFC 5321 section 3.8",
+        "Limit: connections per address and per network": "RFC 5321 section 7.8",
+        "Limit: body octets in memory over all sessions": "RFC 3463 section 3.4",
+    },
+    "Standing up to the network": {
+        "Smuggling: only CRLF.CRLF ends DATA": "RFC 5321 sections 2.3.8 and 4.1.1.4",
+        "Smuggling: a bare CR or LF is refused": "RFC 5321 section 2.3.8",
+        "Commands behind STARTTLS are not executed": "RFC 3207 section 4.2",
+        "Addresses: the grammar and its limits": "RFC 5321 sections 4.1.2 and 4.5.3.1",
+        "Addresses: source routes ignored, percent not special": "RFC 5321 section 3.6.1, appendix C",
+        "Addresses: written back unchanged": "RFC 5321 section 4.1.2",
+        "No NUL, CR or LF reaches a header": "RFC 5322 section 2.2",
+        "Early talkers are dropped with 554": "RFC 5321 section 4.3.1",
+        "Greeting delay": "RFC 5321 section 4.3.1",
+        "HELO checks": "RFC 5321 section 4.1.4",
+        "DNSBL: asynchronous, weights, the result stored": "RFC 5782 section 2",
+        "421 on shutdown, sessions drained": "RFC 5321 section 3.8",
+        "421 on overload": "RFC 5321 section 3.8",
+        "EMFILE": "",
+        "ENOSPC": "RFC 3463 section 3.4",
+        "Read-only or failing database: 4xx, recovery": "RFC 3463 section 3.4",
+        "Slow loris, silent reader, flood of unknown recipients": "",
+    },
+    "Trace": {
+        "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",
+        "Return-Path": "RFC 5321 section 4.4",
+        "Delivered-To": "RFC 9228",
+        "Loop detection by count": "RFC 5321 section 6.3",
+        "Loop detection by own Delivered-To": "RFC 9228 section 4",
+    },
+    "Events": {
+        "An event for connection, refusal, acceptance, delivery": "",
+        "Events of a message in its transaction": "",
+        "Refusals in batches": "",
+        "mailsvc why": "",
+        "Old events are pruned by age and count": "",
+    },
+}
+"""Groups of rules, each with where it is written; "" where nobody but us has written it down."""
+
+
+def declared() -> dict[str, list[str]]:
+    """The rules that tests name, each with the tests, in the order of their names."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for test, text in _tests():
+        for match in _RULE.finditer(text):
+            found[match[1].strip()].append(test)
+    return {rule: sorted(tests) for rule, tests in found.items()}
+
+
+def _tests() -> Iterator[tuple[str, str]]:
+    """Each test, as ``tests/file.py::Class::name``, with its docstring; each dialogue with its comments."""
+    for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS.parent).as_posix()
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for each in node.body:
+                if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name.startswith("test_"):
+                    yield f"{name}::{node.name}::{each.name}", ast.get_docstring(each) or ""
+    for path in sorted((TESTS / "dialogues").rglob("*.txt")):
+        lines = path.read_text("utf-8").splitlines()
+        comments = "\n".join(line for line in lines if line.startswith("#"))
+        yield path.relative_to(TESTS.parent).as_posix(), comments
+
+
+def page() -> str:
+    """The page."""
+    tests = declared()
+    lines = [
+        "===========",
+        "Conformance",
+        "===========",
+        "",
+        ".. Made by python -m tests.conformance --write from what the tests say of themselves; not to be edited.",
+        "",
+        "What is promised to other programs, where it is written, and the tests that hold it. What lies in",
+        "``tests/dialogues`` is a dialogue that a postmaster can read. A rule without an RFC is mailsvc's own.",
+        "",
+    ]
+    for group, rules in REQUIRED.items():
+        lines += [group, "=" * len(group), "", ".. list-table::", "   :header-rows: 1", "   :widths: 30 20 50", ""]
+        lines += _row("Extension or rule", "Source", ["Tests"])
+        for rule, source in rules.items():
+            lines += _row(rule, source or "mailsvc", [f"``{test}``" for test in tests.get(rule, [])])
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(rule: str, source: str, tests: list[str]) -> list[str]:
+    first, *others = tests or [""]
+    return [f"   * - {rule}", f"     - {source}", f"     - | {first}", *(f"       | {test}" for test in others)]
+
+
+def main(arguments: list[str]) -> int:
+    """``--write`` the page, or say whether it is what it should be."""
+    if arguments == ["--write"]:
+        PAGE.write_text(page(), "utf-8")
+        return 0
+    stale = not PAGE.exists() or PAGE.read_text("utf-8") != page()
+    print(f"{PAGE.name} is {'stale: python -m tests.conformance --write' if stale else 'up to date'}")
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
