@@ -524,3 +524,26 @@ class ChunksBecomeCommands(MailCase):
         client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>")
         self.assertEqual(client.ask(b"BDAT 6 LAST\r\nNOOP"), b"451 4.3.0 Local trouble; try again later\r\n")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+
+class ABodyWithoutItsLineEnd(MailCase):
+    """BDAT brought messages that end in the middle of a line: LIST said two octets less than RETR sent."""
+
+    def test_sizes_agree(self) -> None:
+        """The last line is closed when the message is taken; what ends in a bare CR is refused as before."""
+        host = self.host()
+        for number, message in enumerate((b"Subject: x", b"Subject: x\r\n\r\nbody", b"a: b\r\n\r\nbody\r\n"), 1):
+            client = host.mx_client()
+            client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>")
+            client.send(b"BDAT %d LAST\r\n" % len(message) + message)
+            self.assertEqual(client.take()[:3], b"250")
+            mail = host.mail_of(ALICE)[-1]
+            self.assertTrue(mail.endswith(b"\r\n" + message.removesuffix(b"\r\n") + b"\r\n"), mail)
+            reader = host.reader()
+            self.assertEqual(reader.ask(b"LIST %d" % number), b"+OK %d %d\r\n" % (number, len(mail)))
+            self.assertEqual(reader.ask(b"RETR %d" % number).partition(b"\r\n")[2], mail + b".\r\n")
+            reader.ask(b"QUIT")
+        client = host.mx_client()
+        client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>")
+        client.send(b"BDAT 7 LAST\r\na: b\r\n\r")
+        self.assertEqual(client.take()[:10], b"550 5.6.11")

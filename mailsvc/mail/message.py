@@ -67,6 +67,7 @@ class MessageScanner:
         self.longest_line = 0
         self._cr = self._lf = self._crlf = 0
         self._ends_with_cr = False
+        self.ends_a_line = False
         self._in_header = True
         self._header = 0
         self._prefix = b""
@@ -101,6 +102,7 @@ class MessageScanner:
         if self._measure_lines:
             self._measure(piece)
         self._ends_with_cr = piece.endswith(b"\r")
+        self.ends_a_line = piece.endswith(b"\n")
         if self._in_header:
             self._scan_header(piece)
 

@@ -157,6 +157,9 @@ class Reception:
     def verdict(self) -> Reply | None:
         """The body has ended: the reply that refuses it, or None when it may be stored."""
         scanner = self.scanner
+        if scanner.size and not scanner.ends_a_line:
+            # Only BDAT can leave it open.  POP3 and every relay must close it, and all sizes shall be the same.
+            self.take(b"\r\n")
         scanner.close()
         if self._broken is not None:
             return self._broken
