@@ -82,7 +82,7 @@ def authors_check(data: bytes) -> str:
         text = value.decode("utf-8")
         require(address_list(f"(c) {text} (c)") == address_list(text), "a comment that changes who speaks")
         require(authors(b"%b: %b\r\n" % (name, value)) == address_list(text), "a field that changes")
-    return f"{len(found)} {any(not each.is_ascii for each in found)} {data.count(b':') > 2} {b'(' in data}"
+    return f"{min(len(found), 4)} {any(not each.is_ascii for each in found)} {data.count(b':') > 2} {b'(' in data}"
 
 
 def _events(pieces: list[bytes]) -> list[tuple[str, bytes]]:
