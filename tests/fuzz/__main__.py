@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import tempfile
 
 from tests.fuzz.harness import Report, hangs_are_found, keep, run
 from tests.fuzz.target import Target
@@ -68,8 +69,10 @@ def _atheris(target: Target, inputs: int, seconds: float) -> int:
     with atheris.instrument_imports(include=["mailsvc"]):
         target = importlib.import_module("tests.fuzz.targets").TARGETS[target.name]
     limit = [f"-max_total_time={int(seconds)}"] if seconds != float("inf") else []
+    # libFuzzer writes what it finds new into the first folder; the committed corpus is the second.
+    new = tempfile.mkdtemp(prefix=f"fuzz-{target.name}-")
     atheris.Setup(
-        [sys.argv[0], f"-runs={inputs}", *limit, str(target.folder)], lambda data: target.check(data) and None
+        [sys.argv[0], f"-runs={inputs}", *limit, new, str(target.folder)], lambda data: target.check(data) and None
     )
     atheris.Fuzz()
     return 0
