@@ -58,8 +58,9 @@ from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp, mx
 from mailsvc.smtp.ownership import OwnSenders
-from mailsvc.smtp.server import Helpers, SMTPFactory
-from mailsvc.smtp.server import Rules as SMTPRules
+from mailsvc.smtp.rules import Helpers
+from mailsvc.smtp.rules import Rules as SMTPRules
+from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of

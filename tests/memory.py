@@ -54,8 +54,9 @@ from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.smtp.defaults import PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
-from mailsvc.smtp.server import Helpers, SMTPFactory
-from mailsvc.smtp.server import Rules as SMTPRules
+from mailsvc.smtp.rules import Helpers
+from mailsvc.smtp.rules import Rules as SMTPRules
+from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage import accounts, mailboxes
 from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.rows import Cursor

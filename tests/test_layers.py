@@ -58,7 +58,8 @@ LEVELS: dict[int, str] = {
     4: """
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.defaults
-        mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.server
+        mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
+        mailsvc.smtp.server
         mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
         """,

@@ -3,7 +3,7 @@
 What is kept of the stock class: that it is one (for whoever embeds the factory), the greeting, the dispatch to
 ``do_VERB`` and ``ext_VERB`` methods, cred for the login.  What is replaced: everything that touches octets.  Lines and
 bodies come from `mailsvc.wire`, what may run when from `mailsvc.smtp.session`, and every command ends in one `Reply`
-that is written in one piece by `_answer`.
+that is written in one piece by `mailsvc.smtp.connection.SMTPConnection`.
 
 The hardest idea: a handler is either plain and returns its `Reply`, or ``async`` and returns it later; the conversation
 takes no further command meanwhile.  So no handler ever has to ask what else is going on, and state is changed only
@@ -13,27 +13,21 @@ when the reply is known.
 from __future__ import annotations
 
 import base64
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
-    IHandshakeListener,
     IOpenSSLServerConnectionCreator,
     IReactorTime,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.mail import smtp
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mailsvc.errors import TemporaryFailure
-from mailsvc.gate.bodies import Bodies
-from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Origin
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.commands import (
@@ -46,40 +40,30 @@ from mailsvc.smtp.commands import (
     parse_mail,
     parse_rcpt,
 )
-from mailsvc.smtp.defaults import AnySender, LogJournal, OpenGate
+from mailsvc.smtp.connection import SMTPConnection
 from mailsvc.smtp.extensions import Figures, keywords, parameters
-from mailsvc.smtp.intake import NO_SPACE, BodyLimits, Intake, Reception
+from mailsvc.smtp.intake import NO_SPACE, Reception
 from mailsvc.smtp.login import IMPOSSIBLE, UNKNOWN_MECHANISM, LoginDialogue, begin_login
-from mailsvc.smtp.modes import Mode
 from mailsvc.smtp.recipients import ACCEPTED
+from mailsvc.smtp.rules import Helpers, Rules
 from mailsvc.smtp.seams import (
-    Authenticator,
     Challenge,
     Client,
-    Directory,
-    Gate,
-    Guard,
-    Journal,
     LoggedIn,
     LoginFailed,
-    Senders,
 )
 from mailsvc.smtp.session import (
     MUST_STARTTLS,
-    Session,
     after_chunk,
     after_greeting,
     after_login,
     after_mail,
     after_rcpt,
-    after_starttls,
     after_transaction,
     refusal,
 )
 from mailsvc.smtp.trace import peer_literal, protocol_keyword
 from mailsvc.smtp.transaction import Finisher, Transaction
-from mailsvc.tls.server import keying_material, tls_facts
-from mailsvc.wire.conversation import Conversation, Patience
 from mailsvc.wire.lines import BareLineFeed, BodyEnd, BodyPiece, Event, Line, LineTooLong
 from mailsvc.wire.sessions import Sessions, peer_name
 
@@ -93,7 +77,6 @@ _VRFY_WHOM = reply(501, "5.5.4", "Syntax: VRFY name")
 _VRFY_UTF8 = reply(553, "5.6.7", "The name holds UTF-8, for which VRFY must end in SMTPUTF8")
 _TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session; connect again", closes=True)
 _TOO_MANY_COMMANDS = reply(421, "4.7.0", "Too many commands in one session; connect again", closes=True)
-_TOO_OLD = reply(421, "4.4.2", "The session has lasted too long; connect again", closes=True)
 _HELP = reply(214, "2.0.0", "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP", "See RFC 5321")
 _LINE_TOO_LONG = reply(500, "5.5.6", "Line too long")
 _BARE_LINE_FEED = reply(500, "5.5.2", "A line ends with CRLF, not with LF alone")
@@ -101,179 +84,25 @@ _LOGGED_IN = reply(235, "2.7.0", "Authentication succeeded")
 _TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
 
-
 Answer = Reply | Awaitable[Reply | None] | None
 """What a handler gives: its reply, the promise of one, or None when it has written what was to be said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What one listener holds its clients to.
-
-    ``command_line`` and ``auth_line``: octets with CRLF.  ``errors``: refused commands before 421 ends the session;
-    ``messages``, ``commands`` and ``session_seconds`` are what one session may have in all.  ``hold_seconds``: how far
-    ahead a user may have a message held (RFC 4865), 0 for not at all.
-    """
-
-    mode: Mode
-    hostname: str
-    body: BodyLimits
-    patience: Patience
-    command_line: int = 2048
-    auth_line: int = 12288
-    recipients: int = 1000
-    errors: int = 20
-    messages: int = 1000
-    commands: int = 50000
-    session_seconds: float = 7200.0
-    hold_seconds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Helpers:
-    """Who decides what the server does not: see `mailsvc.smtp.seams`.
-
-    ``bodies``: what all messages on their way in may hold together.
-    """
-
-    intake: Intake
-    directory: Directory
-    authenticator: Authenticator
-    gate: Gate = field(default_factory=OpenGate)
-    senders: Senders = field(default_factory=AnySender)
-    journal: Journal = field(default_factory=LogJournal)
-    bodies: Bodies = field(default_factory=Bodies)
-
-
-@implementer(IHandshakeListener)
-class SMTPServer(smtp.ESMTP):
-    """One client's session on one of the listeners."""
+class SMTPServer(SMTPConnection):
+    """One client's session on one of the listeners: what it says, and what it is told."""
 
     factory: SMTPFactory
 
     def __init__(
         self, rules: Rules, helpers: Helpers, tls: IOpenSSLServerConnectionCreator, clock: IReactorTime
     ) -> None:
-        smtp.ESMTP.__init__(self)
-        self.host = rules.hostname.encode("ascii")
-        self.conversation = Conversation(self, clock, rules.patience, rules.command_line)
-        self._rules = rules
-        self._helpers = helpers
-        self._journal = helpers.journal
+        super().__init__(rules, helpers, tls, clock)
         self._finisher = Finisher(helpers.intake, helpers.directory, helpers.senders, helpers.journal)
-        self._tls = tls
-        self._number = secrets.randbits(63)
-        self._session = Session(rules.mode)
-        self._facts: TLSFacts | None = None
-        self._peer = "unknown"
-        self._guard: Guard | None = None
-        self._errors = 0
-        self._handshaking = False
         self._login: LoginDialogue | None = None
         self._transaction: Transaction | None = None
         self._chunk: tuple[Chunk, Reply | None] | None = None
         self._messages = 0
         self._commands = 0
-        self._clock = clock
-        self._age: IDelayedCall | None = None
-        self._last_words: Reply | None = None
-        self._stopping = False
-
-    @property
-    def client(self) -> Client:
-        """All that is known of the other end now."""
-        session = self._session
-        return Client(
-            self._number,
-            self._rules.mode.name,
-            self._peer,
-            session.helo,
-            self._facts,
-            session.login,
-            session.account,
-            session.credential,
-            session.changed,
-        )
-
-    # -- Twisted's side -------------------------------------------------------------------------------------------
-
-    def connectionMade(self) -> None:
-        """Greet, or let the handshake come first; the stock class would start a timer of its own."""
-        assert self.transport is not None
-        self._peer = peer_name(self.transport.getPeer())
-        self.conversation.connected(self.transport, handshake=self._rules.mode.implicit_tls)
-        admitted = self._helpers.gate.admit(self.client)
-        if isinstance(admitted, Reply):
-            self._journal.turned_away(self.client, str(admitted))
-            if self._rules.mode.implicit_tls:
-                # To say it would cost a handshake, which is what must be spared now.
-                self.conversation.abort()
-            else:
-                self.conversation.close(admitted.encode())
-            return
-        self._guard = admitted
-        self._handshaking = self._rules.mode.implicit_tls
-        self._journal.connected(self.client)
-        self._age = self._clock.callLater(self._rules.session_seconds, self._too_old)
-        if not self._rules.mode.implicit_tls:
-            self.conversation.run(self._greet(admitted))
-
-    def handshakeCompleted(self) -> None:
-        """TLS stands, by STARTTLS or from the first octet."""
-        self._facts = tls_facts(self.transport)
-        self._handshaking = False
-        self._journal.secured(self.client)
-        self._forget_transaction()
-        self._session = after_starttls(self._session)
-        self.conversation.handshake_completed()
-        if self._rules.mode.implicit_tls and self._guard is not None:
-            self.conversation.run(self._greet(self._guard))
-
-    def dataReceived(self, data: bytes) -> None:
-        """Octets from the client."""
-        self.conversation.data_received(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone, with it a message that has not come to its end."""
-        if self._handshaking:
-            self._journal.handshake_failed(self.client, reason.getErrorMessage())
-        if self._guard is not None:
-            self._journal.disconnected(self.client, reason.getErrorMessage())
-        self.conversation.connection_lost()
-        if self._login is not None:
-            # Nobody waits for the answer any more: give the place in the line to somebody else.
-            self._login.cancel()
-        # A message whose end has come is being stored: its handler has it, and discards it when it is done.
-        self._forget_transaction()
-        if self._guard is not None:
-            self._guard.ended(self.client)
-        if self._age is not None and self._age.active():
-            self._age.cancel()
-        self.factory.sessions.ended(self)
-
-    def greeting(self) -> bytes:
-        """The text of the 220; like the stock class's, and without a version."""
-        return f"{self._rules.hostname} {'LMTP' if self._rules.mode.lmtp else 'ESMTP'}".encode("ascii")
-
-    def exporter(self, label: bytes, length: int) -> bytes | None:
-        """See `mailsvc.smtp.seams.Channel`."""
-        return keying_material(self.transport, label, length) if self._session.secured else None
-
-    async def _greet(self, guard: Guard) -> None:
-        refused = await guard.greeting(self.client)
-        early = self.conversation.reader.pending
-        if refused is None and early and not self._rules.mode.implicit_tls:
-            refused = guard.spoke_early(self.client, early)
-        if refused is not None:
-            self._journal.refused(self.client, "connection", str(refused))
-            self.conversation.close(refused.encode())
-            return
-        if self._stopping:
-            self._say_goodbye()
-            return
-        self.conversation.write(reply(220, "", self.greeting().decode("ascii")).encode())
-
-    # -- the conversation's side ----------------------------------------------------------------------------------
 
     def handle_event(self, event: Event) -> Coroutine[Any, Any, None] | None:
         """One line, one piece of a body, or its end."""
@@ -304,61 +133,12 @@ class SMTPServer(smtp.ESMTP):
             self._forget_transaction()
             self._answer(_TROUBLE)
 
-    def patience_ended(self, waiting_for: str) -> bytes:
-        """The last words to a client that let us wait."""
-        self._journal.refused(self.client, "session", f"timed out waiting for {waiting_for}")
-        return reply(421, "4.4.2", f"{self._rules.hostname} waited too long for {waiting_for}; closing").encode()
-
-    def shut_down(self) -> None:
-        """The service stops: end the session now, or as soon as what is under way has its answer."""
-        self._stopping = True
-        if self.conversation.idle:
-            self._say_goodbye()
-
-    def _too_old(self) -> None:
-        if not self.conversation.closing:
-            self._journal.refused(self.client, "session", "it has lasted too long")
-            self._last_words = _TOO_OLD
-            # What is being stored gets its answer first; what is still on its way will not become a message.
-            if self.conversation.idle or self.conversation.in_body:
-                self.conversation.close(_TOO_OLD.encode())
-
-    def abort(self) -> None:
-        """The service has no more time."""
-        self.conversation.abort()
-
-    def _say_goodbye(self) -> None:
-        self.conversation.close(reply(421, "4.3.2", f"{self._rules.hostname} is shutting down").encode())
-
-    def _answer(self, answer: Reply, verb: str = "", *, more: bool = False) -> None:
-        """Every command ends here, with one reply in one write.
-
-        ``more``: another reply to the same command follows, so whatever ends the session waits for the last of them.
-        """
-        if answer.is_error:
-            self._journal.answered(self.client, verb, answer)
-        last = self._guard.answered(self.client, verb, answer) if self._guard is not None else None
-        last = last or self._last_words
-        # A 4xx is not the client's fault: 452 for one recipient after the other must not end in 421, or a message
-        # with many recipients would never get through (RFC 5321 section 4.5.3.1.10).
-        if answer.code >= 500:
-            self._errors += 1
-            if self._errors >= self._rules.errors:
-                last = last or reply(421, "4.7.0", f"{self._rules.hostname}: too many errors; closing")
-        if more:
-            self._last_words = last
-            self.conversation.write(answer.encode())
-            return
-        if answer.closes:
-            self.conversation.close(answer.encode())
-            return
-        if last is not None:
-            self._journal.refused(self.client, "session", str(last))
-            self.conversation.close(answer.encode() + last.encode())
-            return
-        self.conversation.write(answer.encode())
-        if self._stopping and not self.conversation.in_body:
-            self._say_goodbye()
+    def _abandon(self) -> None:
+        if self._login is not None:
+            # Nobody waits for the answer any more: give the place in the line to somebody else.
+            self._login.cancel()
+        # A message whose end has come is being stored: its handler has it, and discards it when it is done.
+        self._forget_transaction()
 
     # -- commands -------------------------------------------------------------------------------------------------
 
