@@ -239,10 +239,10 @@ class _Shared:
         self.numbers = count(1)
         atexit.register(self.end)
 
-    def of(self, owner: type) -> RunningService:
+    def of(self, owner: type, options: Sequence[str]) -> RunningService:
         if self.owner is not owner or self.service is None:
             self.end()
-            service = RunningService(tempfile.mkdtemp(prefix="mailsvc-test-"))
+            service = RunningService(tempfile.mkdtemp(prefix="mailsvc-test-"), options=options)
             try:
                 self.service = service.start()
             except BaseException:
@@ -263,9 +263,9 @@ class _Shared:
 _shared = _Shared()
 
 
-def shared_service(owner: type) -> RunningService:
-    """The running service of the test class `owner`."""
-    return _shared.of(owner)
+def shared_service(owner: type, options: Sequence[str] = ()) -> RunningService:
+    """The running service of the test class `owner`, with these options of ``twistd mailsvc``."""
+    return _shared.of(owner, options)
 
 
 def new_user(service: RunningService) -> User:

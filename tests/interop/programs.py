@@ -133,12 +133,14 @@ class InteropCase(SynchronousTestCase):
     Whatever the programs do, the service's log must stay free of errors and tracebacks.
     """
 
+    options: tuple[str, ...] = ()
+    """Of the service."""
     service: RunningService
     user: User
     home: Path
 
     def setUp(self) -> None:
-        self.service = shared_service(type(self))
+        self.service = shared_service(type(self), self.options)
         self.home = Path(tempfile.mkdtemp(prefix="mailsvc-home-"))
         self.addCleanup(shutil.rmtree, self.home, ignore_errors=True)
         self.user = new_user(self.service)
