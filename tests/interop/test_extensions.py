@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
 
 from tests.interop.clients import curl, poplib_fetches, smtplib_session, swaks, with_login
 from tests.interop.mail import message
-from tests.interop.programs import InteropCase
+from tests.interop.programs import InteropCase, program, run
 from tests.peer import pop3_session, submission_session
-from tests.running import PASSWORD, after_trace
+from tests.running import PASSWORD, after_trace, python_environment
 
 _NUMBERS = count(1)
 
@@ -63,6 +64,23 @@ class Extensions(InteropCase):
             done = swaks(self, message(3, self.user.address), "submission", *with_login(self, mechanism))
             self.assertEqual(done.status, 28, done.text)
         self.assertEqual(poplib_fetches(self), [])
+
+    def test_gsasl_proves_the_password_and_the_channel(self) -> None:
+        """GNU SASL over GnuTLS: SCRAM-SHA-256-PLUS bound to the session by tls-exporter (RFC 9266).
+
+        (The msmtp of Debian 12 has no mechanism that binds.)
+        """
+        gsasl = program("gsasl")
+        database = ("--database", str(self.service.database))
+        new = f"{PASSWORD}\n".encode()
+        command = [sys.executable, "-m", "mailsvc", *database, "user", "passwd", self.user.address, "--password-stdin"]
+        # The password set anew, so that the account has what SCRAM is checked against.
+        self.succeeds(run(command, home=self.home, stdin=new, environment=python_environment()))
+        who = ("--authentication-id", self.user.address, "--password", PASSWORD)
+        place = ("--smtp", "--connect", f"localhost:{self.port('submission')}", "--x509-ca-file", self.service.ca)
+        done = run([gsasl, *place, "--mechanism", "SCRAM-SHA-256-PLUS", *who], home=self.home)
+        self.succeeds(done)
+        self.assertIn("235 2.7.0", done.text)
 
     def test_bdat_in_one_segment_with_the_envelope(self) -> None:
         """MAIL, RCPT and two chunks sent at once over TLS: four replies, and the octets as they were (RFC 3030)."""
