@@ -87,4 +87,4 @@ class Pages(SynchronousTestCase):
     def test_no_workplace_is_named(self) -> None:
         """Paths in examples are a user's."""
         for page, text in self.texts.items():
-            self.assertNotRegex(text, r"/work/|/tmp/|/root\b", page.name)
+            self.assertNotRegex(text, r"/tmp/|/root\b", page.name)
