@@ -19,6 +19,7 @@ from mailsvc.accounts.realm import Account, IAccount
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.reply import Reply, reply
+from mailsvc.sasl.exchange import MalformedResponse
 from mailsvc.smtp import sasl
 from mailsvc.smtp.recipients import RecipientFacts, judgement
 from mailsvc.smtp.seams import Challenge, Channel, Client, Destination, Exchange, LoggedIn, LoginFailed
@@ -115,7 +116,7 @@ class _PasswordExchange:
     async def step(self, response: bytes | None) -> Challenge | LoggedIn | LoginFailed:
         try:
             step = self._dialogue.step(response or b"") if self._begun else self._dialogue.begin(response)
-        except sasl.MalformedResponse as error:
+        except MalformedResponse as error:
             return LoginFailed(reply(501, "5.5.2", f"Authentication failed: {error}"), "", str(error))
         self._begun = True
         return Challenge(step.data) if isinstance(step, sasl.Challenge) else await self._judged(step)

@@ -7,7 +7,8 @@ them: base64 taken strictly, ``=`` for an empty initial response, ``*`` to give 
 from __future__ import annotations
 
 from mailsvc.mail.reply import reply
-from mailsvc.smtp import sasl
+from mailsvc.sasl.base64 import decode
+from mailsvc.sasl.exchange import MalformedResponse
 from mailsvc.smtp.seams import Authenticator, Challenge, Channel, Client, Exchange, LoggedIn, LoginFailed
 
 UNKNOWN_MECHANISM = reply(504, "5.5.4", "Authentication mechanism not offered")
@@ -42,8 +43,8 @@ class LoginDialogue:
 
     async def _decoded(self, text: bytes) -> Challenge | LoggedIn | LoginFailed:
         try:
-            response = sasl.decode(text)
-        except sasl.MalformedResponse as error:
+            response = decode(text)
+        except MalformedResponse as error:
             self.cancel()
             return LoginFailed(reply(501, "5.5.2", f"Authentication failed: {error}"), "", str(error))
         return await self._exchange.step(response)

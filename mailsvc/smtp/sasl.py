@@ -3,22 +3,16 @@
 An exchange is pulled: `Exchange.step` takes what the client sent (decoded) and returns a `Challenge` to send or the
 `Credentials` to check.  Whether they are right is for `mailsvc.accounts`; how lines are framed is for the server.
 
-Base64 is taken strictly (RFC 4954 section 4): octets outside the alphabet, wrong padding, or a stray bit are a
-syntax error and never a guess.
+It serves whoever embeds the servers with a portal of cred; the service itself has `mailsvc.sasl`, from which base64 and
+the error come.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from mailsvc.errors import MailsvcError
-
-
-class MalformedResponse(MailsvcError):
-    """The client's response is not what the mechanism or base64 allows; the exchange is over."""
+from mailsvc.sasl.exchange import MalformedResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +71,3 @@ def _login() -> _Steps:
 
 MECHANISMS: dict[str, Callable[[], _Steps]] = {"PLAIN": _plain, "LOGIN": _login}
 """The mechanisms by name, in the order in which they are offered."""
-
-
-def decode(text: bytes) -> bytes:
-    """The octets that ``text`` spells in base64, strictly.  Raises `MalformedResponse`."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedResponse("the response is not valid base64") from None
-    # b64decode forgives bits that no encoder sets; then two texts would mean one password.
-    if base64.b64encode(data) != text:
-        raise MalformedResponse("the response is not valid base64")
-    return data
-
-
-def decode_initial(text: bytes) -> bytes:
-    """An initial response: ``=`` stands for zero octets (RFC 4954 section 4)."""
-    return b"" if text == b"=" else decode(text)
-
-
-def encode(data: bytes) -> bytes:
-    """``data`` in base64, for a 334 line."""
-    return base64.b64encode(data)

@@ -12,7 +12,6 @@ when the reply is known.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from twisted.python.failure import Failure
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.envelope import Origin
 from mailsvc.mail.reply import Reply, reply
+from mailsvc.sasl.base64 import encode
 from mailsvc.smtp.commands import (
     Chunk,
     CommandError,
@@ -237,7 +237,7 @@ class SMTPServer(SMTPConnection):
         if isinstance(outcome, Challenge):
             # A response may be longer than a command (RFC 4954 section 4: 12288 octets).
             self.conversation.reader.line_limit = self._rules.auth_line
-            return reply(334, "", base64.b64encode(outcome.data).decode("ascii"))
+            return reply(334, "", encode(outcome.data))
         self._end_login()
         if isinstance(outcome, LoginFailed):
             self._journal.login_failed(self.client, login.mechanism, outcome)
