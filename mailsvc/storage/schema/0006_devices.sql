@@ -1,0 +1,1 @@
+-- Per-device maildrops, and deleted messages that can come back.

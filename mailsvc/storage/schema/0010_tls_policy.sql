@@ -1,0 +1,1 @@
+-- What TLS a domain has shown.
