@@ -29,7 +29,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
-        mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
+        mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.sealing mailsvc.certkit.*
+        mailsvc.tls.levels
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
         mailsvc.gate mailsvc.gate.places mailsvc.gate.bodies mailsvc.gate.manners mailsvc.gate.blocklists
@@ -39,7 +40,7 @@ LEVELS: dict[int, str] = {
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
-        mailsvc.storage.credentials mailsvc.storage.senders
+        mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
