@@ -137,6 +137,16 @@ class DatabaseName:
         return _path_text(raw, self.allowed)
 
 
+@dataclass(frozen=True, slots=True)
+class OptionalFile:
+    """The path of a file, or "" for none; whether it exists is for those who open it."""
+
+    allowed: str = 'path of a file, or "" for none'
+
+    def parse(self, raw: object) -> str:
+        return "" if raw == "" else _path_text(raw, self.allowed)
+
+
 def _path_text(raw: object, allowed: str) -> str:
     if not isinstance(raw, str):
         raise Mistake(f"{shown(raw)} is not a string; give the {allowed}, in quotes")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mailsvc.config.endpoint import endpoint_parts
-from mailsvc.config.kinds import DatabaseName, Folder, Mistake, hostname_mistake
+from mailsvc.config.kinds import DatabaseName, Folder, Mistake, OptionalFile, hostname_mistake
 from mailsvc.config.settings import ENVIRONMENT, SECTIONS, SETTINGS, Configuration, Surroundings
 from mailsvc.errors import ConfigurationRefused
 
@@ -80,7 +80,7 @@ def text_layer(text: str, source: str, folder: Path) -> Layer:
         if setting is None:
             problems.append(f"{source}: {name}: {_unknown(name)}")
             continue
-        if isinstance(value, str) and isinstance(setting.kind, (Folder, DatabaseName)):
+        if isinstance(value, str) and isinstance(setting.kind, (Folder, DatabaseName, OptionalFile)):
             value = _anchored(value, folder)
         given[name] = Given(value, source)
     return Layer(given, tuple(problems))

@@ -23,6 +23,7 @@ from mailsvc.config.kinds import (
     Hostname,
     Kind,
     Networks,
+    OptionalFile,
     Seconds,
     Switch,
     Whole,
@@ -263,6 +264,20 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """Certificates of this service, beside the folder of them."""
+
+    key_file: str = _setting(
+        "",
+        OptionalFile(),
+        "File with the key that opens private keys in the database (64 hexadecimal digits); not in the same backup.",
+    )
+    look_seconds: float = _setting(
+        10.0, Seconds(0.1, _DAY), "How often is looked whether certificates have changed, in files or in the database."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
 
@@ -299,6 +314,7 @@ class Configuration:
     gate: Gate = field(default_factory=Gate)
     events: Events = field(default_factory=Events)
     delivery: Delivery = field(default_factory=Delivery)
+    certificates: Certificates = field(default_factory=Certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +349,9 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Events | Delivery]] = {
+SECTIONS: Mapping[
+    str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Events | Delivery | Certificates]
+] = {
     "listen": Listen,
     "smtp": Smtp,
     "pop3": Pop3,
@@ -343,6 +361,7 @@ SECTIONS: Mapping[str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits 
     "gate": Gate,
     "events": Events,
     "delivery": Delivery,
+    "certificates": Certificates,
 }
 
 
