@@ -143,8 +143,7 @@ class ChainTests(SynchronousTestCase):
         leaf = server_certificate(ours, ["a.example.org", "127.0.0.1"], NOW)
         self.expect(
             chain(leaf),
-            "move the folder certs/a away and run: "
-            "mailsvc certs init certs/ --hostname a.example.org --hostname 127.0.0.1",
+            "renew it: mailsvc certs issue certs/ --renew a",
             now=NOW + timedelta(days=398),
         )
 

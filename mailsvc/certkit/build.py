@@ -4,8 +4,8 @@ Pure: keys, names and the time come in, certificates go out; `certkit.files` wri
 to be neither too lax nor too strict for the clients that check (RFC 5280, and the CA/Browser baseline that
 some of them apply to private CAs as well): names stand in the subjectAltName and nowhere else that matters
 (RFC 9525), serial numbers carry 128 random bits, the CA may sign certificates but no other CA (pathlen 0), a
-server certificate may serve and do nothing else, it lives 397 days at most and never longer than its CA, and
-both begin an hour ago so that a peer whose clock lags agrees.
+server certificate may serve and do nothing else, it lives 397 days at most unless told and never longer than
+its CA, and both begin an hour ago so that a peer whose clock lags agrees.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from mailsvc.certkit.inspect import Purpose
 from mailsvc.certkit.keys import PrivateKey, new_key
+from mailsvc.certkit.names import ascii_host
 from mailsvc.errors import MailsvcError
 
 BACKDATED = timedelta(hours=1)
@@ -29,6 +32,8 @@ AUTHORITY_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=397)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_USAGES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
 class NameProblem(MailsvcError):
@@ -43,19 +48,37 @@ class Issued:
     key: PrivateKey = field(repr=False)
 
 
-def new_authority(name: str, now: datetime, *, key: PrivateKey | None = None) -> Issued:
-    """A self-signed CA called `name`, good for ten years, whose certificates may not sign further ones."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A certificate before it is signed: whose key, under which label and names, for what, how long."""
+
+    public_key: CertificatePublicKeyTypes
+    common_name: str
+    names: tuple[x509.GeneralName, ...]
+    purpose: Purpose
+    lifetime: timedelta = LEAF_LIFETIME
+
+
+def new_authority(
+    name: str, now: datetime, *, key: PrivateKey | None = None, constraints: x509.NameConstraints | None = None
+) -> Issued:
+    """A self-signed CA called `name`, good for ten years, whose certificates may not sign further ones.
+
+    With `constraints` it can speak for the names in them only, whatever it signs.
+    """
     own = key or new_key()
-    subject = _subject(name)
+    subject = subject_called(name)
     identifier = x509.SubjectKeyIdentifier.from_public_key(own.public_key())
     builder = (
-        _builder(subject, subject, own, now, now + AUTHORITY_LIFETIME)
+        _builder(subject, subject, own.public_key(), now, now + AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
     )
-    return Issued(builder.sign(own, _digest(own)), own)
+    if constraints is not None:  # critical: RFC 5280 section 4.2.1.10
+        builder = builder.add_extension(constraints, critical=True)
+    return Issued(builder.sign(own, digest_for(own)), own)
 
 
 def server_certificate(
@@ -71,11 +94,8 @@ def server_certificate(
 
     It ends with its CA when that comes sooner. Raises NameProblem for an empty list or what is no name.
     """
-    if not names:
-        raise NameProblem("a server certificate needs at least one name")
-    general = list(dict.fromkeys(general_name(name) for name in names))
-    first = next((name.value for name in general if isinstance(name, x509.DNSName)), str(general[0].value))
-    return _leaf(authority, first, general, ExtendedKeyUsageOID.SERVER_AUTH, now, key, lifetime)
+    own = key or new_key()
+    return Issued(sign(authority, server_wanted(own.public_key(), names, lifetime), now), own)
 
 
 def client_certificate(
@@ -89,8 +109,51 @@ def client_certificate(
 ) -> Issued:
     """A certificate for a TLS client, called `common_name`, with its mail addresses as subjectAltName. It
     cannot serve."""
-    general: list[x509.GeneralName] = [x509.RFC822Name(email) for email in emails]
-    return _leaf(authority, common_name, general, ExtendedKeyUsageOID.CLIENT_AUTH, now, key, lifetime)
+    own = key or new_key()
+    return Issued(sign(authority, client_wanted(own.public_key(), common_name, emails, (), lifetime), now), own)
+
+
+def server_wanted(
+    public_key: CertificatePublicKeyTypes, names: Sequence[str], lifetime: timedelta = LEAF_LIFETIME
+) -> Wanted:
+    """What a server's certificate for these names shall hold. Raises NameProblem."""
+    if not names:
+        raise NameProblem("a server certificate needs at least one name")
+    general = tuple(dict.fromkeys(general_name(name) for name in names))
+    return Wanted(public_key, first_name(general), general, "server", lifetime)
+
+
+def client_wanted(
+    public_key: CertificatePublicKeyTypes,
+    common_name: str,
+    emails: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    lifetime: timedelta = LEAF_LIFETIME,
+) -> Wanted:
+    """What a client's certificate shall hold: a person's mail addresses, a machine's host names. Raises
+    NameProblem."""
+    if not common_name or not common_name.isprintable():
+        raise NameProblem(f"{common_name!r} is not a name for a client; give it a short printable one")
+    names = [*map(mail_name, emails), *map(general_name, hosts)]
+    return Wanted(public_key, common_name, tuple(dict.fromkeys(names)), "client", lifetime)
+
+
+def sign(authority: Issued, wanted: Wanted, now: datetime) -> x509.Certificate:
+    """The certificate, signed by the CA: an end entity's (no CA), for its one purpose, ending with its CA at the
+    latest."""
+    issuer = authority.certificate
+    end = min(now + wanted.lifetime, issuer.not_valid_after_utc)
+    builder = (
+        _builder(subject_called(wanted.common_name), issuer.subject, wanted.public_key, now, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([_USAGES[wanted.purpose]]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(wanted.public_key), critical=False)
+        .add_extension(issuer_identifier(issuer), critical=False)
+    )
+    if wanted.names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(wanted.names), critical=False)
+    return builder.sign(authority.key, digest_for(authority.key))
 
 
 def general_name(name: str) -> x509.DNSName | x509.IPAddress:
@@ -101,86 +164,65 @@ def general_name(name: str) -> x509.DNSName | x509.IPAddress:
         return x509.IPAddress(ipaddress.ip_address(text.strip("[]")))
     except ValueError:
         pass
-    text = text.removesuffix(".")
-    try:
-        ascii_text = text.lower() if text.isascii() else text.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        raise NameProblem(f"{name!r} is not a host name or an IP address") from error
-    labels = ascii_text.split(".")
-    checked = labels[1:] if labels[0] == "*" and len(labels) > 2 else labels
-    if len(ascii_text) > 253 or not all(_is_label(label) for label in checked) or checked[-1].isdigit():
+    host = ascii_host(text)
+    if host is None:
         raise NameProblem(f"{name!r} is not a host name or an IP address")
-    return x509.DNSName(ascii_text)
+    return x509.DNSName(host)
 
 
-def _is_label(label: str) -> bool:
-    return (
-        0 < len(label) <= 63
-        and label.isascii()
-        and all(char.isalnum() or char in "-_" for char in label)
-        and label[0] != "-"
-        and label[-1] != "-"
-    )
+def mail_name(address: str) -> x509.RFC822Name:
+    """A mail address as a certificate holds it: ASCII, the domain in lower case and A-labels. Raises
+    NameProblem."""
+    local, _, domain = address.strip().rpartition("@")
+    host = ascii_host(domain)
+    if not local or host is None or not (local.isascii() and local.isprintable()) or " " in local:
+        raise NameProblem(f"{address!r} is not a mail address that a certificate can hold (local part in ASCII)")
+    return x509.RFC822Name(f"{local}@{host}")
 
 
-def _leaf(
-    authority: Issued,
-    common_name: str,
-    names: Sequence[x509.GeneralName],
-    usage: x509.ObjectIdentifier,
-    now: datetime,
-    key: PrivateKey | None,
-    lifetime: timedelta,
-) -> Issued:
-    own = key or new_key()
-    issuer = authority.certificate
-    end = min(now + lifetime, issuer.not_valid_after_utc)
-    builder = (
-        _builder(_subject(common_name), issuer.subject, own, now, end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
-        .add_extension(_issuer_identifier(issuer), critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return Issued(builder.sign(authority.key, _digest(authority.key)), own)
+def first_name(names: Sequence[x509.GeneralName]) -> str:
+    """The name that labels a certificate: its first host name, else its first name."""
+    return next((name.value for name in names if isinstance(name, x509.DNSName)), str(names[0].value))
 
 
-def _issuer_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+def subject_called(common_name: str) -> x509.Name:
+    """A subject of nothing but this common name."""
+    # X.520 gives the common name 64 characters. What clients compare is the subjectAltName, so a longer one
+    # may be cut.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def digest_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """The digest that a key of this kind signs with; None where the kind has its own."""
+    if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
+        return None
+    return hashes.SHA384() if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256 else hashes.SHA256()
+
+
+def issuer_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The AKI of what this CA signs: its own SKI, computed when it was made elsewhere without one."""
     try:
         own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:  # a CA that was made elsewhere
+    except x509.ExtensionNotFound:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PrivateKey, now: datetime, end: datetime
+    subject: x509.Name, issuer: x509.Name, key: CertificatePublicKeyTypes, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     start = now.astimezone(UTC).replace(microsecond=0) - BACKDATED
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         # 128 random bits; the leading 1 keeps the length, and with it the serial's place in lists, constant
         # (RFC 5280 section 4.1.2.2 allows 20 octets).
         .serial_number((1 << 128) | secrets.randbits(128))
         .not_valid_before(start)
         .not_valid_after(end.astimezone(UTC).replace(microsecond=0))
     )
-
-
-def _subject(common_name: str) -> x509.Name:
-    # X.520 gives the common name 64 characters. What clients compare is the subjectAltName, so a longer one
-    # may be cut.
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-
-
-def _digest(key: PrivateKey) -> hashes.SHA256 | None:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else hashes.SHA256()
 
 
 def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:

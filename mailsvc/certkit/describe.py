@@ -11,10 +11,10 @@ import hashlib
 from dataclasses import asdict, dataclass
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mailsvc.certkit.inspect import may_issue, printable, when
+from mailsvc.certkit.keys import key_words
 from mailsvc.certkit.names import names_of
 
 
@@ -74,10 +74,4 @@ def describe(certificate: x509.Certificate) -> Description:
 
 def key_kind(certificate: x509.Certificate) -> str:
     """The kind of the public key: "ECDSA secp256r1 (P-256)", "RSA 2048 bits", "Ed25519"."""
-    key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"RSA {key.key_size} bits"
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        nist = {"secp256r1": " (P-256)", "secp384r1": " (P-384)", "secp521r1": " (P-521)"}
-        return f"ECDSA {key.curve.name}{nist.get(key.curve.name, '')}"
-    return type(key).__name__.removesuffix("PublicKey").removeprefix("_")
+    return key_words(certificate.public_key())

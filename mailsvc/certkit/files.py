@@ -5,7 +5,7 @@ from, or a sentence why there are none; `certkit.inspect` judges that value and 
 is written is private from its first moment: a file is created with O_EXCL and mode 0600 under a temporary
 name, filled, synced, and only then given its name, by a link that fails when the name is taken. There is no
 instant at which another user could open it, a half-written file never has the real name, and nothing that
-exists is ever overwritten. The umask plays no part.
+exists is overwritten unless the caller says `replace_all`. The umask plays no part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,15 +109,10 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
     Raises AlreadyExists, or MailsvcError when the file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = _temporary(path)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
+            _fill(temporary, data, mode)
             name_it(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -126,6 +121,43 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise AlreadyExists(f"{path}: exists already and is not overwritten; remove it first if it is to go") from error
     except OSError as error:
         raise MailsvcError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
+
+
+def replace_all(files: Sequence[tuple[Path, bytes, int]]) -> None:
+    """Give several files (path, content, mode) of one folder new content, whether they exist or not.
+
+    All of them lie complete and synced beside the old ones before the first takes its name, and each takes it at
+    once (rename), so that a reader sees an old file or a new one; between two of them no more than a few
+    microseconds pass. A link is replaced, not what it leads to. Raises MailsvcError when the file system refuses.
+    """
+    waiting = [(_temporary(path), path, data, mode) for path, data, mode in files]
+    try:
+        try:
+            for temporary, _, data, mode in waiting:
+                _fill(temporary, data, mode)
+            for temporary, path, _, _ in waiting:
+                os.replace(temporary, path)
+        finally:
+            for temporary, _, _, _ in waiting:
+                temporary.unlink(missing_ok=True)
+        for folder in {each.parent for each, _, _ in files}:
+            _sync_folder(folder)
+    except OSError as error:
+        where = ", ".join(str(each) for each, _, _ in files)
+        raise MailsvcError(f"{where}: cannot be written ({error.strerror}); check the folder and the disk") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _fill(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
 
 
 def name_it(temporary: Path, path: Path, link: Callable[[Path, Path], None] = os.link) -> None:

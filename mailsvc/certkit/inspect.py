@@ -22,6 +22,7 @@ from typing import Literal, TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from mailsvc.certkit.files import Reader, Source
@@ -57,6 +58,8 @@ class Finding:
 
 
 Chain = tuple[x509.Certificate, ...]
+Purpose = Literal["server", "client"]
+"""What the bearer of a certificate does in TLS."""
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
@@ -145,7 +148,7 @@ def check_fit(chain: Chain, key: PrivateKey, chain_path: Path, key_path: Path) -
     return [Finding("error", str(key_path), text)]
 
 
-def check_chain(chain: Chain, path: Path, now: datetime) -> list[Finding]:
+def check_chain(chain: Chain, path: Path, now: datetime, *, purpose: Purpose = "server") -> list[Finding]:
     """Order, dates, strength and purpose of the certificates of one file. `chain` must come from
     `read_chain`."""
     subject = str(path)
@@ -157,7 +160,7 @@ def check_chain(chain: Chain, path: Path, now: datetime) -> list[Finding]:
             # Clients use their own copy of a root, so what it says about itself here matters to nobody.
             findings.append(Finding("warning" if root else severity, subject, which + text))
         findings += [Finding("error", subject, which + text) for text in _strength(certificate, root)]
-    findings += [Finding("error", subject, text) for text in _purpose(chain[0])] if chain else []
+    findings += [Finding("error", subject, text) for text in _purpose(chain[0], purpose)] if chain else []
     findings += [Finding("warning", subject, text) for text in _worries(chain)]
     return findings
 
@@ -169,14 +172,14 @@ def covering(chains: Sequence[Chain], hostname: str) -> list[Chain]:
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Whether it is its own issuer, as roots are."""
-    return certificate.issuer == certificate.subject and _issued(certificate, certificate)
+    return certificate.issuer == certificate.subject and issued_by(certificate, certificate)
 
 
 def may_issue(certificate: x509.Certificate) -> bool:
     """Whether it is a CA's: its basic constraints say so and its key usage, if any, allows signing
     certificates."""
-    constraints = _extension(certificate, x509.BasicConstraints)
-    usage = _extension(certificate, x509.KeyUsage)
+    constraints = extension(certificate, x509.BasicConstraints)
+    usage = extension(certificate, x509.KeyUsage)
     return constraints is not None and constraints.ca and (usage is None or usage.key_cert_sign)
 
 
@@ -202,18 +205,20 @@ def _touch(certificate: x509.Certificate) -> None:
     certificate.subject.rfc4514_string()
     certificate.issuer.rfc4514_string()
     names_of(certificate)
-    for extension in (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.AuthorityInformationAccess):
-        _extension(certificate, extension)
+    for kind in (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.AuthorityInformationAccess):
+        extension(certificate, kind)
 
 
-def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+def extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+    """The certificate's extension of this kind, None without."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` has the name that the certificate says, and the key that signed it."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
@@ -224,7 +229,7 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 def _order(chain: Chain) -> list[str]:
     texts = []
     for number, (certificate, issuer) in enumerate(pairwise(chain), 1):
-        if not _issued(certificate, issuer):
+        if not issued_by(certificate, issuer):
             texts.append(
                 f"is in the wrong order, or has a certificate that does not belong: number {number + 1} "
                 f"({common_name(issuer)}) did not issue number {number} ({common_name(certificate)}); "
@@ -254,48 +259,51 @@ def _dates(certificate: x509.Certificate, path: Path, now: datetime) -> list[tup
 def _renewal(certificate: x509.Certificate, path: Path) -> str:
     if not certificate.issuer.rfc4514_string().startswith(f"CN={PRIVATE_AUTHORITY}"):
         return "renew it (with `certbot renew`, or at the CA that issued it)"
-    names = names_of(certificate)
-    again = " ".join(f"--hostname {shlex.quote(name)}" for name in (*names.hosts, *map(str, names.addresses)))
-    return f"renew it: move the folder {path.parent} away and run: mailsvc certs init {path.parent.parent}/ {again}"
+    folder = shlex.quote(str(path.parent.parent))
+    return f"renew it: mailsvc certs issue {folder}/ --renew {shlex.quote(path.parent.name)}"
+
+
+def weak_key(key: CertificatePublicKeyTypes) -> str | None:
+    """Why TLS clients refuse a key of this kind or size, with the cure; None when they do not."""
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < 2048:
+            return f"has a weak key (RSA with {key.key_size} bits); get one with ECDSA P-256 or RSA 2048 bits or more"
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.curve.name not in CURVES:
+            return f"has a key on the curve {key.curve.name}, which most clients refuse; get one with ECDSA P-256"
+    elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        return "has a key of a kind that cannot serve TLS; get one with ECDSA P-256 or RSA"
+    return None
 
 
 def _strength(certificate: x509.Certificate, root: bool) -> list[str]:
-    texts = []
-    key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size < 2048:
-            texts.append(
-                f"has a weak key (RSA with {key.key_size} bits); get one with ECDSA P-256 or RSA 2048 bits or more"
-            )
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.name not in CURVES:
-            texts.append(
-                f"has a key on the curve {key.curve.name}, which most clients refuse; get one with ECDSA P-256"
-            )
-    elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        texts.append("has a key of a kind that cannot serve TLS; get one with ECDSA P-256 or RSA")
+    weak = weak_key(certificate.public_key())
+    texts = [] if weak is None else [weak]
     algorithm = certificate.signature_hash_algorithm
     if not root and algorithm is not None and algorithm.name in ("md5", "sha1"):
         texts.append(f"is signed with {algorithm.name.upper()}, which clients refuse; get one signed with SHA-256")
     return texts
 
 
-def _purpose(leaf: x509.Certificate) -> list[str]:
+def _purpose(leaf: x509.Certificate, purpose: Purpose) -> list[str]:
     texts = []
     names = names_of(leaf)
-    if not names.hosts and not names.addresses:
+    if purpose == "server" and not names.hosts and not names.addresses:
         texts.append(
             "names no host in its subjectAltName, and clients look nowhere else (RFC 9525); "
             "get one with the host names in its subjectAltName"
         )
-    usage = _extension(leaf, x509.ExtendedKeyUsage)
-    if usage is not None and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(
-        usage
-    ):
-        texts.append("is not made for servers (its extended key usage lacks serverAuth); get a server certificate")
-    basic = _extension(leaf, x509.KeyUsage)
+    usage = extension(leaf, x509.ExtendedKeyUsage)
+    right, word = (
+        (ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth")
+        if purpose == "server"
+        else (ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth")
+    )
+    if usage is not None and not {right, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage):
+        texts.append(f"is not made for {purpose}s (its extended key usage lacks {word}); get a {purpose} certificate")
+    basic = extension(leaf, x509.KeyUsage)
     if basic is not None and not basic.digital_signature:
-        texts.append("may not sign handshakes (its key usage lacks digitalSignature); get a server certificate")
+        texts.append(f"may not sign handshakes (its key usage lacks digitalSignature); get a {purpose} certificate")
     return texts
 
 
@@ -305,7 +313,7 @@ def _worries(chain: Chain) -> list[str]:
     leaf = chain[0]
     if is_self_signed(leaf):
         return ["is self-signed: only clients that were given this very certificate can check it; get one from a CA"]
-    access = _extension(leaf, x509.AuthorityInformationAccess) or ()
+    access = extension(leaf, x509.AuthorityInformationAccess) or ()
     # A private CA's certificate is often issued by the root itself; one that says where to fetch its issuer
     # is not.
     fetch = any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)

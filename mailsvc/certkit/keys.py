@@ -16,12 +16,19 @@ import os
 
 from cryptography.hazmat.primitives import padding, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mailsvc.errors import MailsvcError
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 """The kinds of key that can serve TLS 1.2 and 1.3."""
+
+PublicKey = CertificatePublicKeyTypes
+"""Whatever a certificate may hold, those that cannot serve included."""
+
+KINDS = ("ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519")
+"""What `new_key` makes; the first is the one to take."""
 
 KDF_ROUNDS = 600_000
 """PBKDF2-HMAC-SHA256 rounds for a key that is written: some 0.2 s for us once, the same again for each
@@ -40,10 +47,30 @@ class KeyPassphraseWrong(KeyProblem):
     """The key is encrypted and the passphrase given does not open it."""
 
 
-def new_key() -> ec.EllipticCurvePrivateKey:
-    """A fresh ECDSA P-256 key: the kind that every TLS client of the last ten years accepts, and the cheapest
-    to sign with."""
-    return ec.generate_private_key(ec.SECP256R1())
+def new_key(kind: str = KINDS[0]) -> PrivateKey:
+    """A fresh key of one of KINDS.
+
+    ECDSA P-256 is the kind that every TLS client of the last ten years accepts, and the cheapest to sign with.
+    RSA serves older ones; Ed25519 is unknown to many mail programs. Raises ValueError for another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind of key {kind!r}")
+    family, _, size = kind.partition("-")
+    if family == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=int(size))
+    if family == "ed25519":
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1() if size == "p256" else ec.SECP384R1())
+
+
+def key_words(key: PrivateKey | PublicKey) -> str:
+    """The kind of a key in words: "ECDSA secp256r1 (P-256)", "RSA 2048 bits", "Ed25519"."""
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        return f"RSA {key.key_size} bits"
+    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        nist = {"secp256r1": " (P-256)", "secp384r1": " (P-384)", "secp521r1": " (P-521)"}
+        return f"ECDSA {key.curve.name}{nist.get(key.curve.name, '')}"
+    return type(key).__name__.removesuffix("PublicKey").removesuffix("PrivateKey").removeprefix("_")
 
 
 def encode_key(key: PrivateKey, passphrase: bytes | None = None, *, rounds: int = KDF_ROUNDS) -> bytes:

@@ -46,6 +46,11 @@ def names_of(certificate: x509.Certificate) -> Names:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return Names()
+    return names_in(found)
+
+
+def names_in(found: x509.SubjectAlternativeName) -> Names:
+    """The names in such an extension, a certificate's or a request's. ValueError when it is malformed."""
     return Names(
         tuple(normal(name) for name in found.get_values_for_type(x509.DNSName)),
         tuple(
@@ -66,6 +71,31 @@ def normal(hostname: str) -> str:
         except UnicodeError:
             return text.lower()
     return text.lower()
+
+
+def ascii_host(text: str) -> str | None:
+    """A host name as a certificate holds it: lower case, A-labels, no final dot; a first label `*` may stand
+    before two others. None when the text is no host name."""
+    text = text.strip().removesuffix(".")
+    try:
+        name = text.lower() if text.isascii() else text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
+    labels = name.split(".")
+    checked = labels[1:] if labels[0] == "*" and len(labels) > 2 else labels
+    if len(name) > 253 or not all(_is_label(label) for label in checked) or checked[-1].isdigit():
+        return None
+    return name
+
+
+def _is_label(label: str) -> bool:
+    return (
+        0 < len(label) <= 63
+        and label.isascii()
+        and all(char.isalnum() or char in "-_" for char in label)
+        and label[0] != "-"
+        and label[-1] != "-"
+    )
 
 
 def wildcard_for(hostname: str) -> str | None:

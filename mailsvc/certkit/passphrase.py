@@ -20,6 +20,10 @@ VARIABLE = "MAILSVC_KEY_PASSPHRASE_FILE"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 CREDENTIAL = "key-passphrase"
 
+AUTHORITY_VARIABLE = "MAILSVC_CA_PASSPHRASE_FILE"
+AUTHORITY_CREDENTIAL = "ca-passphrase"
+"""The same for the private CA's key, which the service never opens: a passphrase of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class PassphraseSource:
@@ -43,13 +47,15 @@ class PassphraseSource:
         return [replace(finding, severity="warning") for finding in check_private(read(self.path), reader)]
 
 
-def passphrase_source(environ: Mapping[str, str]) -> PassphraseSource:
+def passphrase_source(
+    environ: Mapping[str, str], variable: str = VARIABLE, credential: str = CREDENTIAL
+) -> PassphraseSource:
     """The file that the environment names for the keys' passphrase. A file that is named need not exist until
     it is needed."""
-    if named := environ.get(VARIABLE):
+    if named := environ.get(variable):
         return PassphraseSource(Path(named))
     if folder := environ.get(CREDENTIALS):
-        path = Path(folder) / CREDENTIAL
+        path = Path(folder) / credential
         # systemd sets the variable for any credential of the unit; only one of this name is meant for us.
         return PassphraseSource(path if path.exists() else None, guarded=True)
     return PassphraseSource(None)
