@@ -54,25 +54,31 @@ from mailsvc.pop3.server import POP3Factory
 from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
+from mailsvc.smtp.defaults import NoMemory
+from mailsvc.smtp.downgrades import SenderMemory
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp, mx
 from mailsvc.smtp.ownership import OwnSenders
 from mailsvc.smtp.rules import Helpers
 from mailsvc.smtp.rules import Rules as SMTPRules
+from mailsvc.smtp.seams import ChannelMemory
 from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
+from mailsvc.tls.live import certificate_sources
 from mailsvc.tls.server import ServerTLS
-from mailsvc.tls.sources import load_folder, passphrase_source
+from mailsvc.tls.sources import load_table
 from mailsvc.tls.table import CredentialTable
 from mailsvc.wire.conversation import Patience
 from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
 
 _log = Logger("mailsvc")
+
+_DAY = 86400.0
 
 _DESCRIPTORS_OF_A_SESSION = 2
 """Its socket, and the file that a large message moves to."""
@@ -94,11 +100,11 @@ def make_service(
     """
     problems: list[str] = []
     table: CredentialTable | None = None
+    sources = certificate_sources(configuration, environ)
     try:
-        table = load_folder(
-            configuration.certs,
+        table = load_table(
+            sources,
             configuration.hostname,
-            passphrase_source(environ),
             now(),
             warn=lambda finding: _log.warn("{finding}", finding=str(finding)),
         )
@@ -152,6 +158,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
         authenticator,
         gate=_watch(configuration, reactor, smtp_journal, trusted),
         senders=OwnSenders(database),
+        memory=_memory(configuration, database, reactor),
         journal=smtp_journal,
         bodies=Bodies(limits.body_memory, limits.body_total),
     )
@@ -206,6 +213,14 @@ def _authenticator(
         return database.read(is_name_of, account.id, address)
 
     return Authenticator(portal, proofs=proofs, acts_as=acts_as)
+
+
+def _memory(configuration: Configuration, database: Database, reactor: Any) -> ChannelMemory:
+    """What is remembered of the TLS of servers that bring mail."""
+    downgrade = configuration.downgrade
+    if not downgrade.inbound or not downgrade.memory_days:
+        return NoMemory()
+    return SenderMemory(database, reactor, downgrade.memory_days * _DAY)
 
 
 def _watch(configuration: Configuration, reactor: Any, journal: SMTPJournal, trusted: Trusted) -> Watch:

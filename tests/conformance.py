@@ -127,6 +127,10 @@ REQUIRED: dict[str, Group] = {
         "Read-only or failing database: 4xx, recovery": "RFC 3463 section 3.4",
         "Slow loris, silent reader, flood of unknown recipients": "",
     },
+    "TLS": {
+        "Downgrade memory: less than was shown is put off": "",
+        "Downgrade memory: a stranger teaches nothing about others": "",
+    },
     "Trace": {
         "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",
         "Return-Path": "RFC 5321 section 4.4",

@@ -29,8 +29,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
-        mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.sealing mailsvc.certkit.*
-        mailsvc.tls.levels
+        mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
+        mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp mailsvc.tls.expiry
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
         mailsvc.gate mailsvc.gate.places mailsvc.gate.bodies mailsvc.gate.manners mailsvc.gate.blocklists
@@ -43,14 +43,14 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
-        mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
+        mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database
-        mailsvc.tls.server mailsvc.tls.sources
+        mailsvc.tls.server mailsvc.tls.sources mailsvc.tls.watching mailsvc.tls.published
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
@@ -58,11 +58,12 @@ LEVELS: dict[int, str] = {
         """,
     4: """
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting
-        mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.defaults
+        mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
+        mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         """,
     5: "mailsvc.service",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",

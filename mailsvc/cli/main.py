@@ -32,6 +32,7 @@ COMMANDS = {
     "demo": "See mail taken in and fetched again, on temporary ports.",
     "domain": "The domains for which mail is taken.",
     "route": "Where mail goes.",
+    "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
     "why": "What happened to a message, an address, a client.",
 }
@@ -60,6 +61,11 @@ class Common:
     def scram(self) -> bool:
         """Whether SCRAM verifiers are kept; raises ConfigurationRefused."""
         return self._nameless().configuration.accounts.scram
+
+    @property
+    def memory_days(self) -> int:
+        """How long the TLS that others have shown is remembered; raises ConfigurationRefused."""
+        return self._nameless().configuration.downgrade.memory_days
 
     def _nameless(self) -> InForce:
         return self._load(Surroundings(fqdn=lambda: "localhost", privileged=False))  # nobody needs the resolver here

@@ -239,6 +239,18 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Downgrade:
+    """What is remembered of the TLS that others have shown (`mailsvc tls policy`)."""
+
+    memory_days: int = _setting(
+        3,
+        Whole("days", 0, 365),
+        "How long a host or domain that has shown TLS is put off when it shows less; 0 is not at all.",
+    )
+    inbound: bool = _setting(True, Switch(), "Whether that holds for servers that bring mail, too.")
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """What `mailsvc why` can tell of."""
 
@@ -312,6 +324,7 @@ class Configuration:
     accounts: Accounts = field(default_factory=Accounts)
     limits: Limits = field(default_factory=Limits)
     gate: Gate = field(default_factory=Gate)
+    downgrade: Downgrade = field(default_factory=Downgrade)
     events: Events = field(default_factory=Events)
     delivery: Delivery = field(default_factory=Delivery)
     certificates: Certificates = field(default_factory=Certificates)
@@ -350,7 +363,7 @@ class Setting:
 
 
 SECTIONS: Mapping[
-    str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Events | Delivery | Certificates]
+    str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Downgrade | Events | Delivery | Certificates]
 ] = {
     "listen": Listen,
     "smtp": Smtp,
@@ -359,6 +372,7 @@ SECTIONS: Mapping[
     "accounts": Accounts,
     "limits": Limits,
     "gate": Gate,
+    "downgrade": Downgrade,
     "events": Events,
     "delivery": Delivery,
     "certificates": Certificates,

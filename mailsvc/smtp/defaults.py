@@ -1,7 +1,8 @@
 """One of each of `mailsvc.smtp.seams` that decides as little as possible: what a small installation or a test needs.
 
 `OpenGate` lets everybody in and ends a session after too many errors; `AccountDirectory` knows accounts and no aliases;
-`PasswordAuthenticator` knows PLAIN and LOGIN; `AnySender` trusts whoever has logged in; `LogJournal` writes the log.
+`PasswordAuthenticator` knows PLAIN and LOGIN; `AnySender` trusts whoever has logged in; `NoMemory` remembers
+nothing; `LogJournal` writes the log.
 """
 
 from __future__ import annotations
@@ -150,6 +151,17 @@ class AnySender:
     async def at_end(self, client: Client, header: bytes) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
         return None
+
+
+class NoMemory:
+    """Remembers nothing."""
+
+    async def at_mail(self, client: Client, reverse_path: Address | None) -> Reply | None:
+        """See `mailsvc.smtp.seams.ChannelMemory`."""
+        return None
+
+    def accepted(self, client: Client, reverse_path: Address | None) -> None:
+        """See `mailsvc.smtp.seams.ChannelMemory`."""
 
 
 class LogJournal:

@@ -25,6 +25,11 @@ class Mode:
     requires_login: bool
     lmtp: bool = False
 
+    @property
+    def for_servers(self) -> bool:
+        """Whether hosts that we do not know bring mail here."""
+        return not (self.requires_login or self.lmtp)
+
 
 def mx(*, requires_tls: bool) -> Mode:
     """Mail from other hosts, RFC 5321; ``requires_tls`` off is what a public MX needs."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mailsvc.gate.bodies import Bodies
-from mailsvc.smtp.defaults import AnySender, LogJournal, OpenGate
+from mailsvc.smtp.defaults import AnySender, LogJournal, NoMemory, OpenGate
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import Mode
 from mailsvc.smtp.seams import (
     Authenticator,
+    ChannelMemory,
     Directory,
     Gate,
     Journal,
@@ -53,5 +54,6 @@ class Helpers:
     authenticator: Authenticator
     gate: Gate = field(default_factory=OpenGate)
     senders: Senders = field(default_factory=AnySender)
+    memory: ChannelMemory = field(default_factory=NoMemory)
     journal: Journal = field(default_factory=LogJournal)
     bodies: Bodies = field(default_factory=Bodies)

@@ -191,6 +191,16 @@ class Senders(Protocol):
         """The refusal of a message with this header block, or None.  Fails likewise."""
 
 
+class ChannelMemory(Protocol):
+    """Knows what protection a sender's messages had before; asked for servers that bring mail, not for users."""
+
+    def at_mail(self, client: Client, reverse_path: Address | None) -> Awaitable[Reply | None]:
+        """The refusal of a message with less of it, or None.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""
+
+    def accepted(self, client: Client, reverse_path: Address | None) -> None:
+        """A message was committed; must not fail and not take time."""
+
+
 # -- what is told later -----------------------------------------------------------------------------------------------
 
 

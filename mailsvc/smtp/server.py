@@ -262,9 +262,9 @@ class SMTPServer(SMTPConnection):
             return _TOO_MANY_MESSAGES
         release_at = self._release_time(mail)
         refused = self._helpers.intake.refusal_for_size(mail.size or 0)
-        if refused is None and self._session.login is not None:
+        if refused is None:
             try:
-                refused = await self._helpers.senders.at_mail(self.client, mail.reverse_path)
+                refused = await self._sender_refusal(mail)
             except TemporaryFailure as error:
                 self._journal.unavailable(self.client, "checking the sender", error)
                 return _TROUBLE
@@ -274,6 +274,13 @@ class SMTPServer(SMTPConnection):
         self._transaction = Transaction(mail, release_at)
         self._session = after_mail(self._session)
         return _SENDER_OK
+
+    async def _sender_refusal(self, mail: Mail) -> Reply | None:
+        if self._session.login is not None:
+            return await self._helpers.senders.at_mail(self.client, mail.reverse_path)
+        if self._rules.mode.for_servers:
+            return await self._helpers.memory.at_mail(self.client, mail.reverse_path)
+        return None
 
     def _release_time(self, mail: Mail) -> float | None:
         """When the message may be seen; None for at once (RFC 4865 section 4)."""
@@ -388,6 +395,8 @@ class SMTPServer(SMTPConnection):
             self._forget_transaction()
         if not self._rules.mode.lmtp:
             assert isinstance(outcome, Reply)
+            if not outcome.is_error and self._rules.mode.for_servers:
+                self._helpers.memory.accepted(client, transaction.mail.reverse_path)
             self._answer(outcome, ".")
             return
         left = len(transaction.named)
