@@ -128,6 +128,7 @@ REQUIRED: dict[str, Group] = {
         "Slow loris, silent reader, flood of unknown recipients": "",
     },
     "TLS": {
+        "Nothing behind the 220 of STARTTLS is read, on the client's side": "RFC 3207 section 4.2",
         "Downgrade memory: less than was shown is put off": "",
         "Downgrade memory: a stranger teaches nothing about others": "",
     },

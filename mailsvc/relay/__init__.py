@@ -1,0 +1,1 @@
+"""Mail that goes out: what the client side of SMTP needs."""
