@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.certkit.build import Issued, client_certificate, server_certificate
 from mailsvc.certkit.files import Reader
-from mailsvc.certkit.inspect import Finding
+from mailsvc.certkit.inspect import Finding, Passphrase
 from mailsvc.certkit.keys import encode_key, new_key
 from mailsvc.errors import StartRefused
-from mailsvc.tls.sources import load_folder, passphrase_source, read_folder
+from mailsvc.tls.sources import FolderSource, load_table, passphrase_source, read_folder
 from mailsvc.tls.table import CredentialTable
 from tests.pki import HOSTNAME, authority, chain_pem, credential, make_certs
 
@@ -24,6 +25,18 @@ NOW = datetime.now(UTC)
 
 def no_passphrase() -> bytes | None:
     return None
+
+
+def load_folder(
+    certs: Path | str,
+    hostname: str,
+    passphrase: Passphrase,
+    now: datetime,
+    *,
+    warn: Callable[[Finding], None] = lambda finding: None,
+) -> CredentialTable:
+    """The table of one folder."""
+    return load_table([FolderSource(certs, passphrase, hostname=hostname)], hostname, now, warn=warn)
 
 
 class FolderCase(SynchronousTestCase):

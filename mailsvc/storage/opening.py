@@ -90,6 +90,25 @@ def looking(url_or_path: str) -> Iterator[Cursor]:
         raise dialect.failure(error) from error
 
 
+@contextmanager
+def glancing(url_or_path: str, version: int) -> Iterator[Cursor | None]:
+    """One snapshot as in `looking`, which makes and upgrades nothing: None without a database of schema `version`.
+
+    For what wants to know before the service opens its database, and in a thread beside it.
+    Raises `StartRefused` or `StorageFailure`.
+    """
+    dialect = dialect_of(url_or_path)
+    try:
+        if dialect.obstacles() or not dialect.exists():
+            yield None
+            return
+        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+            dialect.begin_read(cursor)
+            yield cursor if migrate.version(dialect, cursor) >= version else None
+    except dialect.errors as error:
+        raise dialect.failure(error) from error
+
+
 def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
     """Make the database when there is none, run the pending upgrades; return sentences that tell of them.
 

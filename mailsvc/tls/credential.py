@@ -16,14 +16,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.keys import PrivateKey
 from mailsvc.certkit.names import Names, names_of
+from mailsvc.tls.ocsp import Staple
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What one name's folder (later: one row) holds.
+    """What one name's folder, or one row, holds.
 
-    `name` is the folder's, for people; `chain` begins with the server's own certificate; `names` are those of
-    its subjectAltName; `sources` are the files it came from.
+    `name` is the folder's or the row's, for people; `chain` begins with the server's own certificate; `names` are
+    those of its subjectAltName; `sources` are the files it came from, `origin` is the source that had them; `staple`
+    is what OCSP says of it, if that is known.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Credential:
     key: PrivateKey = field(repr=False)
     names: Names
     sources: tuple[Path, ...] = ()
+    origin: str = ""
+    staple: Staple | None = None
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -49,9 +53,15 @@ class Credential:
 
 
 def make_credential(
-    name: str, chain: tuple[x509.Certificate, ...], key: PrivateKey, sources: tuple[Path, ...] = ()
+    name: str,
+    chain: tuple[x509.Certificate, ...],
+    key: PrivateKey,
+    sources: tuple[Path, ...] = (),
+    *,
+    origin: str = "",
+    staple: Staple | None = None,
 ) -> Credential:
     """A credential whose names are read from its certificate. Raises ValueError when the key does not fit."""
     if chain[0].public_key() != key.public_key():
         raise ValueError(f"the key of {name} does not fit its certificate")
-    return Credential(name, chain, key, names_of(chain[0]), sources)
+    return Credential(name, chain, key, names_of(chain[0]), sources, origin, staple)

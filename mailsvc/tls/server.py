@@ -19,6 +19,7 @@ ticket keeps it at the client (RFC 8446 section 4.6.1).
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from zope.interface import implementer
 
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.tls.credential import Credential
+from mailsvc.tls.ocsp import Staple
 from mailsvc.tls.table import CredentialTable
 
 if TYPE_CHECKING:
@@ -150,7 +152,15 @@ def _make_context(credential: Credential) -> SSL.Context:
         context.add_extra_chain_cert(certificate)
     context.use_privatekey(credential.key)
     context.check_privatekey()
+    if credential.staple is not None:
+        # Asked at each handshake of a client that wants it: what was good when it was read may have ended since.
+        context.set_ocsp_server_callback(_staple, credential.staple)
     return context
+
+
+def _staple(connection: SSL.Connection, staple: Staple | None) -> bytes:
+    # An exception in here would only be printed by cffi: nothing can fail.
+    return b"" if staple is None else staple.current(time.time())
 
 
 def _server_name(connection: SSL.Connection) -> str | None:
