@@ -3,8 +3,9 @@
 Pure; who looks them up and fetches them is `mailsvc.mtasts.fetch`.
 
 The hardest idea: which mistakes forgive and which do not.  Unknown fields are for the future and are passed over
-(section 3.2: they are not an error), but a policy whose version, mode or age cannot be read is no policy at all: guessed
-into something weaker it would let mail go where its domain forbade it, guessed into something stronger it would stop mail.
+(section 3.2: they are not an error), but a policy whose version, mode or age cannot be read is no policy at all:
+guessed into something weaker it would let mail go where its domain forbade it, guessed into something stronger it would
+stop mail.
 """
 
 from __future__ import annotations
