@@ -37,6 +37,7 @@ class CreateTests(SynchronousTestCase):
     def test_files_and_modes_under_umask_000(self) -> None:
         """Exactly these, and keys are for their owner alone."""
         created = create(self.certs, ["mail.example.org", "localhost", "127.0.0.1"], None, NOW)
+        (issued,) = (self.certs / "ca" / "issued").iterdir()
         self.assertEqual(
             self.tree(),
             {
@@ -44,6 +45,8 @@ class CreateTests(SynchronousTestCase):
                 "ca": 0o700,
                 "ca/ca.key": 0o600,
                 "ca/ca.pem": 0o644,
+                "ca/issued": 0o700,
+                f"ca/issued/{issued.name}": 0o644,
                 "mail.example.org": 0o700,
                 "mail.example.org/fullchain.pem": 0o644,
                 "mail.example.org/privkey.pem": 0o600,
@@ -51,7 +54,7 @@ class CreateTests(SynchronousTestCase):
         )
         self.assertEqual(
             {each.path: each.mode for each in created.written},
-            {self.certs / name: mode for name, mode in self.tree().items() if name.count("/")},
+            {self.certs / name: mode for name, mode in self.tree().items() if (self.certs / name).is_file()},
         )
         self.assertEqual(str(created.names), "mail.example.org, localhost, 127.0.0.1")
         self.assertFalse(created.authority_encrypted)

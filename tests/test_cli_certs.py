@@ -83,7 +83,7 @@ class InitTests(CommandCase):
         """The same facts for programs."""
         arguments = ("init", self.certs, "--hostname", HOSTNAME, "--json")
         first = json.loads(self.succeed(*arguments))
-        self.assertEqual([each["mode"] for each in first["written"]], ["0600", "0644", "0600", "0644"])
+        self.assertEqual([each["mode"] for each in first["written"]], ["0600", "0644", "0600", "0644", "0644"])
         self.assertEqual(
             (first["names"], first["ca_key_encrypted"], first["ca"]),
             ([HOSTNAME], False, str(self.certs / "ca" / "ca.pem")),

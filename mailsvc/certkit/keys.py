@@ -63,6 +63,17 @@ def new_key(kind: str = KINDS[0]) -> PrivateKey:
     return ec.generate_private_key(ec.SECP256R1() if size == "p256" else ec.SECP384R1())
 
 
+def kind_of(key: PrivateKey | PublicKey) -> str | None:
+    """Which of KINDS a key is; None when it is another."""
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        name = f"rsa-{key.key_size}"
+    elif isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        name = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384"}.get(key.curve.name, "")
+    else:
+        name = "ed25519" if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey) else ""
+    return name if name in KINDS else None
+
+
 def key_words(key: PrivateKey | PublicKey) -> str:
     """The kind of a key in words: "ECDSA secp256r1 (P-256)", "RSA 2048 bits", "Ed25519"."""
     if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):

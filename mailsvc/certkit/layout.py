@@ -1,9 +1,4 @@
-"""A certs folder: what lies where in it, and making a first one with a private CA.
-
-certs/ca/ca.pem                the private CA's certificate: give it to the mail programs that shall trust it
-certs/ca/ca.key                its key, 0600; encrypted when a passphrase was given certs/NAME/fullchain.pem
-the server's certificate, then its issuers (the layout of certbot's `live` folder) certs/NAME/privkey.pem
-its key, 0600
+"""Making a first certs folder: a private CA and, with it, a server certificate; what lies where is `certkit.places`.
 
 `fullchain.pem` has the private CA's certificate at its end. Clients do not need it there, but it shows up in
 `openssl s_client -showcerts`, costs half a kilobyte, and is what DANE-TA records refer to (RFC 7671 section
@@ -11,7 +6,7 @@ its key, 0600
 
 The hard part is that this may be run twice, or be cut off half-way: nothing that exists is ever overwritten,
 everything is checked and made in memory before the first file is written, and what an existing CA can still
-do it does, which makes "remove certs/NAME and run it again" the way to renew.
+do it does.
 """
 
 from __future__ import annotations
@@ -22,29 +17,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from mailsvc.certkit.build import Issued, general_name, new_authority, server_certificate
+from mailsvc.certkit.authority import Authority, open_authority, record, sign_checked
+from mailsvc.certkit.build import general_name, new_authority, server_wanted
 from mailsvc.certkit.files import PRIVATE, PUBLIC, make_folder, read, write_new
-from mailsvc.certkit.inspect import PRIVATE_AUTHORITY, may_issue, read_chain, read_key, when
-from mailsvc.certkit.keys import encode_key, is_encrypted
+from mailsvc.certkit.inspect import PRIVATE_AUTHORITY, read_chain, when
+from mailsvc.certkit.install import chain_pem
+from mailsvc.certkit.keys import KINDS, encode_key, is_encrypted, new_key
 from mailsvc.certkit.names import Names, names_of
+from mailsvc.certkit.places import (
+    AUTHORITY_CERTIFICATE,
+    AUTHORITY_FOLDER,
+    AUTHORITY_KEY,
+    CHAIN,
+    KEY,
+    Written,
+    authority_places,
+    place_of,
+)
 from mailsvc.errors import AlreadyExists, MailsvcError
 
-AUTHORITY_FOLDER = "ca"
-AUTHORITY_CERTIFICATE = "ca.pem"
-AUTHORITY_KEY = "ca.key"
-CHAIN = "fullchain.pem"
-KEY = "privkey.pem"
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """One file that was made."""
-
-    path: Path
-    mode: int
-    what: str
+__all__ = ["AUTHORITY_CERTIFICATE", "AUTHORITY_FOLDER", "AUTHORITY_KEY", "CHAIN", "KEY", "Created", "Written", "create"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +55,51 @@ class Created:
     written: tuple[Written, ...]
 
 
-def create(certs: Path, hostnames: Sequence[str], passphrase: bytes | None, now: datetime) -> Created:
+def create(
+    certs: Path,
+    hostnames: Sequence[str],
+    passphrase: bytes | None,
+    now: datetime,
+    *,
+    kind: str = KINDS[0],
+    constraints: x509.NameConstraints | None = None,
+) -> Created:
     """Make a private CA, unless there is one, and with it a server certificate for exactly these names.
 
     The certificate's folder is called like the first name. `passphrase` encrypts a new CA's key and opens an
-    existing one's. What is there already and fits is left alone. Raises MailsvcError, having written nothing,
-    when something is in the way.
+    existing one's. `kind` is that of the new keys, `constraints` limit a new CA. What is there already and fits is
+    left alone. Raises MailsvcError, having written nothing, when something is in the way.
     """
     names = tuple(dict.fromkeys(str(general_name(name).value) for name in hostnames))
     if not names:
         raise MailsvcError("name at least one host with --hostname")
-    folder = certs / names[0].removeprefix("*.")
-    if folder.name == AUTHORITY_FOLDER:
-        raise MailsvcError(f"{folder} is the place of the private CA; give a full host name with --hostname")
+    folder = place_of(certs, names[0])
     if existing := _existing(certs, folder, names, now):
         return existing
-    authority, authority_files = _authority(certs, names[0], passphrase, now)
-    issued = server_certificate(authority, names, now)
-    chain = b"".join(each.public_bytes(Encoding.PEM) for each in (issued.certificate, authority.certificate))
+    authority, authority_files = _authority(certs, names[0], passphrase, now, kind, constraints)
+    key = new_key(kind)
+    certificate = sign_checked(authority.issued, server_wanted(key.public_key(), names), now)
     files = [
         *authority_files,
-        (Written(folder / KEY, PRIVATE, "the server's private key, not encrypted"), encode_key(issued.key)),
-        (Written(folder / CHAIN, PUBLIC, "the server's certificate, then the CA's"), chain),
+        (Written(folder / KEY, PRIVATE, "the server's private key, not encrypted"), encode_key(key)),
+        (
+            Written(folder / CHAIN, PUBLIC, "the server's certificate, then the CA's"),
+            chain_pem((certificate, *authority.chain)),
+        ),
     ]
     make_folder(certs, 0o755)
+    make_folder(authority.places.folder)
+    kept = record(authority.places, certificate)
     for written, data in files:
         make_folder(written.path.parent)
         write_new(written.path, data, written.mode)
     return Created(
         folder,
-        certs / AUTHORITY_FOLDER / AUTHORITY_CERTIFICATE,
+        authority.places.certificate,
         _authority_encrypted(certs),
-        names_of(issued.certificate),
-        issued.certificate.not_valid_after_utc,
-        tuple(written for written, _ in files),
+        names_of(certificate),
+        certificate.not_valid_after_utc,
+        (*(written for written, _ in files), kept),
     )
 
 
@@ -101,7 +107,9 @@ def _existing(certs: Path, folder: Path, names: Sequence[str], now: datetime) ->
     present = [path for path in (folder / CHAIN, folder / KEY) if path.is_symlink() or path.exists()]
     if not present:
         return None
-    again = f"to make a new one, move the folder {folder} away and run this again"
+    again = (
+        f"to make a new one, move the folder {folder} away and run this again, or use `mailsvc certs issue --replace`"
+    )
     chain, findings = read_chain(read(folder / CHAIN))
     if len(present) < 2 or findings:
         raise AlreadyExists(f"{present[0]}: exists already, but {folder} holds no complete certificate; {again}")
@@ -110,57 +118,40 @@ def _existing(certs: Path, folder: Path, names: Sequence[str], now: datetime) ->
         raise AlreadyExists(f"{folder}: there is a certificate already, for other names ({has}); {again}")
     if ends < now:
         raise AlreadyExists(f"{folder}: there is a certificate already, which expired on {when(ends)}; {again}")
-    authority = certs / AUTHORITY_FOLDER / AUTHORITY_CERTIFICATE
+    authority = authority_places(certs).certificate
     return Created(folder, authority, _authority_encrypted(certs), has, ends, ())
 
 
 def _authority(
-    certs: Path, hostname: str, passphrase: bytes | None, now: datetime
-) -> tuple[Issued, list[tuple[Written, bytes]]]:
-    certificate_path = certs / AUTHORITY_FOLDER / AUTHORITY_CERTIFICATE
-    key_path = certs / AUTHORITY_FOLDER / AUTHORITY_KEY
-    if certificate_path.exists() or key_path.exists():
-        return _load_authority(certificate_path, key_path, passphrase, now), []
+    certs: Path,
+    hostname: str,
+    passphrase: bytes | None,
+    now: datetime,
+    kind: str,
+    constraints: x509.NameConstraints | None,
+) -> tuple[Authority, list[tuple[Written, bytes]]]:
+    places = authority_places(certs)
+    if places.certificate.exists() or places.key.exists():
+        if constraints is not None:
+            raise AlreadyExists(
+                f"{places.folder}: there is a private CA already, and what it may speak for cannot be changed; "
+                "move it away to make another, or leave --permit out"
+            )
+        return open_authority(certs, lambda: passphrase, now), []
     # Two CAs of one name and different keys confuse clients that know both: a random part keeps a second try
     # apart.
-    made = new_authority(f"{PRIVATE_AUTHORITY} {secrets.token_hex(4)} of {hostname}", now)
+    name = f"{PRIVATE_AUTHORITY} {secrets.token_hex(4)} of {hostname}"
+    made = new_authority(name, now, key=new_key(kind), constraints=constraints)
     state = "encrypted with the passphrase" if passphrase else "not encrypted"
-    return made, [
-        (Written(key_path, PRIVATE, f"the private CA's key, {state}"), encode_key(made.key, passphrase)),
+    return Authority(made, (made.certificate,), places), [
+        (Written(places.key, PRIVATE, f"the private CA's key, {state}"), encode_key(made.key, passphrase)),
         (
-            Written(certificate_path, PUBLIC, "the private CA's certificate, for those who shall trust it"),
+            Written(places.certificate, PUBLIC, "the private CA's certificate, for those who shall trust it"),
             made.certificate.public_bytes(Encoding.PEM),
         ),
     ]
 
 
-def _load_authority(certificate_path: Path, key_path: Path, passphrase: bytes | None, now: datetime) -> Issued:
-    chain, findings = read_chain(read(certificate_path))
-    key_source = read(key_path)
-    if passphrase is None and key_source.data is not None and is_encrypted(key_source.data):
-        raise MailsvcError(
-            f"{key_path}: the private CA's key is encrypted; give its passphrase with --passphrase-file FILE"
-        )
-    key, key_findings = read_key(key_source, lambda: passphrase, cure="give the right one with --passphrase-file FILE")
-    if findings or key_findings or key is None:
-        said = "; ".join(str(finding) for finding in (*findings, *key_findings))
-        raise MailsvcError(f"the private CA in {key_path.parent} cannot be used: {said}")
-    certificate = chain[0]
-    if certificate.public_key() != key.public_key():
-        raise MailsvcError(
-            f"{key_path}: does not fit {certificate_path}; put the two files there that were made together"
-        )
-    if not may_issue(certificate):
-        raise MailsvcError(f"{certificate_path}: is not a CA's certificate and cannot issue others")
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        ends = when(certificate.not_valid_after_utc)
-        raise MailsvcError(
-            f"{certificate_path}: the private CA is not valid now (it ends on {ends}); "
-            f"move {certificate_path.parent} away and run this again to make a new one"
-        )
-    return Issued(certificate, key)
-
-
 def _authority_encrypted(certs: Path) -> bool:
-    source = read(certs / AUTHORITY_FOLDER / AUTHORITY_KEY)
+    source = read(authority_places(certs).key)
     return source.data is not None and is_encrypted(source.data)
