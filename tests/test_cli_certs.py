@@ -200,11 +200,10 @@ class ShowTests(CommandCase):
         self.assertEqual(shown["serial"], f"{credential().certificate.serial_number:x}")
 
     def test_what_is_no_certificate(self) -> None:
-        """A key, a missing file, an empty folder: one sentence, exit status 1, and never a key on the
-        screen."""
-        make_certs(self.certs)
-        key = self.certs / HOSTNAME / "privkey.pem"
-        self.assertIn("it holds private key", self.fail_with(1, "show", key))
+        """A missing file, an empty one, an empty folder: one sentence, exit status 1."""
+        empty = self.folder / "empty.pem"
+        empty.write_bytes(b"")
+        self.assertIn("it is empty", self.fail_with(1, "show", empty))
         self.assertIn("does not exist", self.fail_with(1, "show", self.folder / "no"))
         (self.folder / "empty").mkdir()
         self.assertIn("there is no certificate in this folder", self.fail_with(1, "show", self.folder / "empty"))

@@ -21,7 +21,7 @@ from typing import TextIO
 import click
 
 from mailsvc import __version__
-from mailsvc.config import InForce, Surroundings, load
+from mailsvc.config import Configuration, InForce, Surroundings, load
 from mailsvc.errors import MailsvcError
 from mailsvc.surroundings import surroundings
 
@@ -66,6 +66,11 @@ class Common:
     def memory_days(self) -> int:
         """How long the TLS that others have shown is remembered; raises ConfigurationRefused."""
         return self._nameless().configuration.downgrade.memory_days
+
+    @property
+    def configuration(self) -> Configuration:
+        """The settings, for what has no use for this machine's own name; raises ConfigurationRefused."""
+        return self._nameless().configuration
 
     def _nameless(self) -> InForce:
         return self._load(Surroundings(fqdn=lambda: "localhost", privileged=False))  # nobody needs the resolver here
