@@ -145,8 +145,8 @@ def named_certificate(certs: Path, what: str) -> list[x509.Certificate]:
     """The certificates of the private CA that somebody means: by serial number, by file, by the name of a folder or
     client, by a name that they cover.
 
-    A name means every one that was ever issued for it and has not expired by itself; which of them to revoke is
-    then not a question that a thief could answer. Raises NotFound.
+    A name means every one that was ever issued for it: it cannot be told from outside which of them a thief has.
+    Raises NotFound.
     """
     places = authority_places(certs)
     if "/" in what or what.endswith((".pem", ".crt", ".cer")):

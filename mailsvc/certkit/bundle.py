@@ -8,6 +8,7 @@ puts behind it what issued it, link by link, by signatures and not by file names
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +145,10 @@ def _binary(data: bytes, path: Path, passphrase: Passphrase) -> tuple[PrivateKey
 
 def _pkcs7(load: Callable[[bytes], list[x509.Certificate]], data: bytes) -> Chain:
     try:
-        return tuple(load(data))
+        with warnings.catch_warnings():
+            # Windows and others write BER where DER is due; cryptography reads it, and says so to the wrong person.
+            warnings.simplefilter("ignore", UserWarning)
+            return tuple(load(data))
     except Exception as error:  # as above
         raise MailsvcError("holds a PKCS#7 structure that is damaged; get it from the CA again") from error
 

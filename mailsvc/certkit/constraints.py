@@ -64,11 +64,14 @@ def constraints_of(certificate: x509.Certificate) -> x509.NameConstraints | None
 
 
 def in_words(constraints: x509.NameConstraints) -> str:
-    """ "example.org, 10.0.0.0/8; not 0.0.0.0/0": what may and what must not be named."""
+    """ "example.org; not any IP address": what may and what must not be named."""
     permitted = list(dict.fromkeys(_show(each) for each in constraints.permitted_subtrees or ()))
     # our own lists name a domain's mail addresses beside it, twice; once is enough for people
     short = [each for each in permitted if not each.startswith("@") or each[1:].removeprefix(".") not in permitted]
     excluded = [_show(each) for each in constraints.excluded_subtrees or ()]
+    every = [str(each) for each in _EVERY_NETWORK]
+    if all(each in excluded for each in every):
+        excluded = ["any IP address", *(each for each in excluded if each not in every)]
     parts = ([", ".join(short)] if short else ["any name"]) + ([f"not {', '.join(excluded)}"] if excluded else [])
     return "; ".join(parts)
 

@@ -97,7 +97,7 @@ def init(
     click.echo(json.dumps(_created_json(created), indent=2) if as_json else "\n".join(_created_lines(created, folder)))
 
 
-@certs.command()
+@certs.command(short_help="Show what is in a file or folder.")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @JSON
 def show(path: Path, as_json: bool) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import click
+from cryptography.utils import CryptographyDeprecationWarning
 
 from mailsvc.certkit.authority import current_list
 from mailsvc.certkit.describe import describe, key_kind
@@ -50,7 +52,7 @@ from mailsvc.tls.verify import read_roots
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Check certificates and tell every finding.")
 @click.argument("path", metavar="DIR|FILE", type=_PATH)
 @click.option("--hostname", metavar="NAME", help="Also check that a certificate covers this name.")
 @click.option("--ca", "roots", metavar="FILE|DIR", type=_PATH, help="Trust these CAs only, not this machine's. (FILE)")
@@ -117,7 +119,7 @@ def verify(
         raise click.exceptions.Exit(1)
 
 
-@click.command("list")
+@click.command("list", short_help="List certificates and requests.")
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--issued", is_flag=True, help="What the private CA has signed, and what became of it.")
 @JSON
@@ -209,18 +211,21 @@ def _trusted(roots: Path | None) -> tuple[str, Chain]:
         return str(roots), read_roots(TrustedRoots(RootsFolder(roots) if roots.is_dir() else RootsFile(roots)))
     paths = ssl.get_default_verify_paths()
     found: list[Chain] = []
-    if paths.cafile:
-        found.append(read_roots(TrustedRoots(RootsFile(Path(paths.cafile)))))
-    elif paths.capath:
-        found.append(read_roots(TrustedRoots(RootsFolder(Path(paths.capath)))))
+    with warnings.catch_warnings():
+        # An old root with the serial number 0 is not worth a line on everybody's terminal.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        if paths.cafile:
+            found.append(read_roots(TrustedRoots(RootsFile(Path(paths.cafile)))))
+        elif paths.capath:
+            found.append(read_roots(TrustedRoots(RootsFolder(Path(paths.capath)))))
     return "this machine's list of CAs", tuple({each: None for chain in found for each in chain})
 
 
 def _told(errors: list[Finding], findings: list[Finding], who: str, does: str) -> str:
     if not findings:
         return "Everything is in order."
-    warnings = len(findings) - len(errors)
-    counts = f"{len(errors)} error{'s' * (len(errors) != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    others = len(findings) - len(errors)
+    counts = f"{len(errors)} error{'s' * (len(errors) != 1)}, {others} warning{'s' * (others != 1)}"
     return f"{counts}: {who} {'not ' if errors else ''}{does}."
 
 

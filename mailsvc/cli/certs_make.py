@@ -45,7 +45,7 @@ LONGEST_SERVER = 825
 """Days: Apple's programs refuse a server's certificate that lives longer, also one of a private CA."""
 
 
-@click.command()
+@click.command(short_help="Have the private CA sign a certificate.")
 @FOLDER
 @click.option("--hostname", "hostnames", metavar="NAME", multiple=True, help="A name to cover; again for more.")
 @click.option("--client", metavar="NAME", help="A client's certificate, called NAME, instead of a server's.")
@@ -110,7 +110,7 @@ def issue(
     show_made(made, as_json, *_advice(made, kind))
 
 
-@click.command()
+@click.command(short_help="Make a request (CSR) for another CA.")
 @FOLDER
 @click.option("--hostname", "hostnames", metavar="NAME", multiple=True, required=True, help="A name; again for more.")
 @KIND
@@ -148,7 +148,7 @@ def request(
     click.echo("\n".join([*written_lines(written), f"The request asks for {shown}.", next_step]))
 
 
-@click.command()
+@click.command(short_help="Revoke certificates of the private CA.")
 @FOLDER
 @click.argument("what", metavar="[WHAT]...", nargs=-1)
 @click.option("--reason", type=click.Choice(tuple(REASONS)), default="unspecified", help="Why.", show_default=True)

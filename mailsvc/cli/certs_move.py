@@ -49,7 +49,7 @@ _PATH = click.Path(path_type=Path)
 _ROWS = click.option("--database", "in_rows", is_flag=True, help="In the database, not in a folder.")
 
 
-@click.command("import")
+@click.command("import", short_help="Take in a certificate, or a CA's answer.")
 @click.argument("paths", metavar="DIR FILE...", nargs=-1, required=True, type=_PATH)
 @_ROWS
 @click.option("--name", metavar="NAME", help="What to call it. [default: the request's folder, or the first host name]")
@@ -90,7 +90,7 @@ def import_(
     show_made(made, as_json, *notes)
 
 
-@click.command("export")
+@click.command("export", short_help="Write a certificate and its key as PKCS#12.")
 @click.argument("folder", metavar="NAMEDIR", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("out", metavar="FILE", type=_PATH)
 @file_option("--out-passphrase-file", "The new file's passphrase (else it is asked for).")
@@ -137,7 +137,7 @@ def export(
     click.echo(json.dumps({"written": written_json([written])}) if as_json else "\n".join(written_lines([written])))
 
 
-@click.command()
+@click.command(short_help="Remove a certificate, or a request.")
 @click.argument("names", metavar="DIR NAME", nargs=-1, required=True)
 @_ROWS
 @click.option("--yes", is_flag=True, help="Do not ask.")
