@@ -45,7 +45,7 @@ from mailsvc.tls.policy import ServerPolicy
 from mailsvc.tls.recheck import Purpose, check_name, is_pinned
 from mailsvc.tls.roots import NoRoots
 from mailsvc.tls.sessions import KeptSession, SessionKey, SessionStore
-from mailsvc.tls.verify import Evidence, HandshakeRefused, Record, fill_store
+from mailsvc.tls.verify import Evidence, HandshakeRefused, Record, checking, fill_store
 
 if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -315,14 +315,15 @@ def _make_context(policy: ServerPolicy) -> SSL.Context:
 
 
 def _on_certificate(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-    """OpenSSL's verify callback. An exception ends the handshake with an alert, and so does any that was not meant."""
+    """OpenSSL's verify callback. An exception ends the handshake with an alert."""
     attempt = _attempt(connection)
     attempt.record.note(certificate, number, depth, bool(ok))
     # With TLSA records the certificates that were sent decide, and OpenSSL knows them only later.
     if attempt.record.settled and not attempt.destination.tlsa:
-        identity = attempt.check(connection, attempt.record.evidence(), resumed=False)
-        if not identity.verdict.met:
-            raise ServerRefused(identity)
+        with checking("server"):
+            identity = attempt.check(connection, attempt.record.evidence(), resumed=False)
+            if not identity.verdict.met:
+                raise ServerRefused(identity)
     return True
 
 
@@ -332,7 +333,8 @@ def _on_progress(connection: SSL.Connection, where: int, ret: int) -> None:
         return
     attempt = _attempt(connection)
     try:
-        attempt.finish(connection)
+        with checking("server"):
+            attempt.finish(connection)
     except BaseException:
         attempt.protocol.failVerification(Failure())
 

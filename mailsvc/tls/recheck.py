@@ -65,13 +65,14 @@ def check_again(chain: Chain, purpose: Purpose, now: datetime) -> tuple[ChainFin
         except Exception:  # parsers of what strangers send have more in store than their documentation tells
             text = f"{label(certificate)} has a part that is malformed; its owner must get a well-formed one"
             findings.append(finding("malformed", depth, text))
+    weak = {each.depth for each in findings if each.kind == "weak-signature"}
     for depth, (certificate, issuer) in enumerate(pairwise(chain)):
+        if depth in weak:
+            continue  # cryptography does not even check those, and the finding is there
         try:
             certificate.verify_directly_issued_by(issuer)
         except Exception:
-            text = (
-                f"{label(certificate)} was not signed by the key of {label(issuer)}, or with a hash too weak to check"
-            )
+            text = f"{label(certificate)} has a signature that is not of {label(issuer)}: it was changed, or forged"
             findings.append(finding("signature", depth, f"{text}; do not trust it"))
     return merged(findings)
 

@@ -18,6 +18,7 @@ the context's callback: pyOpenSSL does not look for an exception in a connection
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from mailsvc.certkit.files import read
 from mailsvc.certkit.inspect import read_chain
 from mailsvc.certkit.names import Names, names_of
 from mailsvc.errors import MailsvcError
-from mailsvc.mail.channel import NO_CERTIFICATE, NOT_ASKED, ClientCertificate, Failed, Resumed, Verified
+from mailsvc.mail.channel import NO_CERTIFICATE, NOT_ASKED, ClientCertificate, Failed, Resumed, Verified, safe_text
 from mailsvc.tls.chain import ChainFinding, explain, finding, merged
 from mailsvc.tls.policy import Asking, ClientCertificatePolicy
 from mailsvc.tls.recheck import Purpose, check_again, is_pinned, spki_digest
@@ -56,6 +57,19 @@ class HandshakeRefused(MailsvcError, SSL.Error):
         return "; ".join(self.reasons)
 
 
+@contextmanager
+def checking(whom: str) -> Iterator[None]:
+    """Turns any exception in here into a refusal. A mistake of ours must end the handshake, not the process or the
+    check."""
+    try:
+        yield
+    except HandshakeRefused:
+        raise
+    except Exception as error:
+        text = f"the {whom}'s certificate could not be checked ({type(error).__name__}: {error}), so it is refused"
+        raise HandshakeRefused([safe_text(f"{text}; please report this mistake")]) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a full handshake saw: the chain that OpenSSL built (the peer's certificate first, its root last), the
@@ -70,8 +84,9 @@ class Evidence:
         if not self.chain:
             text = "the peer's certificate was not checked in this session, so it proves nothing"
             return merged([*self.errors, finding("unverifiable", 0, text)])
+        # Where both looks found the same, the second says more about it.
         again = check_again(self.chain, purpose, now)
-        return merged([*self.errors, *again, *pin_findings(self.chain[0], trust)])
+        return merged([*again, *self.errors, *pin_findings(self.chain[0], trust)])
 
 
 @dataclass(slots=True)
@@ -211,9 +226,10 @@ def ask_clients(context: SSL.Context, policy: ClientCertificatePolicy, now: Call
         record = connection.record = connection.record or Record(policy.trust)
         record.note(certificate, number, depth, bool(ok))
         if policy.asking is Asking.REQUIRE and record.settled:
-            seen = _seen(record, now())
-            if isinstance(seen, Failed):
-                raise HandshakeRefused(seen.reasons)
+            with checking("client"):
+                seen = _seen(record, now())
+                if isinstance(seen, Failed):
+                    raise HandshakeRefused(seen.reasons)
         return True
 
     mode = SSL.VERIFY_PEER
