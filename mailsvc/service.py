@@ -13,7 +13,7 @@ database closes; each waits for the one before, the sessions not longer than ``t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +60,7 @@ from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp, mx
 from mailsvc.smtp.ownership import OwnSenders
+from mailsvc.smtp.postmaster import ToPostmaster
 from mailsvc.smtp.rules import Helpers
 from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.seams import ChannelMemory
@@ -68,7 +69,9 @@ from mailsvc.storage.database import Database
 from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
-from mailsvc.tls.live import certificate_sources
+from mailsvc.tls.gate import CredentialSource
+from mailsvc.tls.live import LiveCertificates, certificate_sources
+from mailsvc.tls.notices import Notices
 from mailsvc.tls.server import ServerTLS
 from mailsvc.tls.sources import load_table
 from mailsvc.tls.table import CredentialTable
@@ -114,7 +117,7 @@ def make_service(
     problems += problems_of(configuration.database)
     if problems or table is None:
         raise StartRefused(problems)
-    return _assemble(configuration, reactor, table)
+    return _assemble(configuration, reactor, table, sources)
 
 
 def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
@@ -126,7 +129,9 @@ def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable) -> MailService:
+def _assemble(
+    configuration: Configuration, reactor: Any, table: CredentialTable, sources: Sequence[CredentialSource]
+) -> MailService:
     database = Database(configuration.database, reactor)
     checker = PasswordChecker(
         database,
@@ -162,7 +167,10 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
         journal=smtp_journal,
         bodies=Bodies(limits.body_memory, limits.body_total),
     )
-    service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
+    postmaster = ToPostmaster(intake, directory, configuration.hostname)
+    notices = Notices(journal, database, postmaster, configuration.hostname, reactor)
+    certificates = LiveCertificates(configuration, sources, tls, notices, reactor)
+    service = MailService(configuration, reactor, database, checker, sessions, journal, programs, certificates)
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
@@ -331,6 +339,7 @@ class MailService(MultiService):
         sessions: Sessions,
         journal: Journal,
         programs: Programs,
+        certificates: LiveCertificates,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -341,6 +350,7 @@ class MailService(MultiService):
         self._sessions = sessions
         self._journal = journal
         self._programs = programs
+        self._certificates = certificates
         self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
@@ -372,6 +382,7 @@ class MailService(MultiService):
         self._checker.start()
         self._journal.start()
         self._reactor.callWhenRunning(self._announce)
+        self._reactor.callWhenRunning(self._certificates.start)
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when the database is closed."""
@@ -381,6 +392,10 @@ class MailService(MultiService):
         """While stopping: wait for no session any more."""
         self._sessions.abort()
         self._programs.stop()
+
+    def reload(self) -> None:
+        """Look at the certificates now."""
+        self._certificates.reloader.reload()
 
     async def _stop(self) -> None:
         await self._close_ports()
@@ -392,6 +407,7 @@ class MailService(MultiService):
         if deadline.active():
             deadline.cancel()
         await logins_ended
+        await self._certificates.stop()
         # What the last sessions did is told too.
         await self._journal.stop()
         await self.database.close()

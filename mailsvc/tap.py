@@ -127,6 +127,9 @@ class Start(MultiService):
         super().__init__()
         self._terminal = terminal
         self._twistd = twistd
+        # Not under nohup, which says that the terminal does not matter.
+        minds = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        self._has_terminal = bool(twistd.get("nodaemon", True)) and minds and has_terminal()
 
     @contextmanager
     def told(self, started: bool) -> Iterator[None]:
@@ -178,21 +181,35 @@ class Start(MultiService):
         return maybeDeferred(super().stopService).addBoth(restore)
 
     def hung_up(self, number: int, frame: object) -> None:
-        """SIGHUP, which would end the process at once: in the foreground the terminal is gone, so stop in order."""
+        """SIGHUP, which would end the process at once: look at the certificates anew; or stop in order, when it says
+        that the terminal is gone that we were started from in the foreground."""
         from twisted.internet import reactor
 
-        core = IReactorCore(reactor)
-        if not self._twistd.get("nodaemon", True):
-            said = "SIGHUP: nothing to read again yet; new certificates and settings need a restart"
-            IReactorFromThreads(reactor).callFromThread(_log.warn, said)
+        if self._has_terminal and not has_terminal():
+            IReactorFromThreads(reactor).callFromThread(IReactorCore(reactor).stop)
         else:
-            IReactorFromThreads(reactor).callFromThread(core.stop)
+            IReactorFromThreads(reactor).callFromThread(self.reload)
+
+    def reload(self) -> None:
+        """Let each service that can look at its certificates anew."""
+        _log.info("SIGHUP: looking at the certificates; other settings need a restart")
+        for service in self:
+            getattr(service, "reload", lambda: None)()
 
     def _hurry(self, number: int, frame: object) -> None:
         from twisted.internet import reactor
 
         for service in self:
             IReactorFromThreads(reactor).callFromThread(getattr(service, "hurry", lambda: None))
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def tell(terminal: int, problems: Sequence[str]) -> None:

@@ -59,7 +59,7 @@ LEVELS: dict[int, str] = {
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         """,
     4: """
-        mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting
+        mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting mailsvc.smtp.postmaster
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server

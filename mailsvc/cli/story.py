@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from mailsvc.mail.event import (
     Accepted,
+    CertificateNews,
     Connected,
     Defect,
     Delivered,
@@ -98,6 +99,8 @@ def sentence(entry: Entry) -> str:
             return f"disconnected after {seconds:,.1f} s" + (f": {why.rstrip('.')}" if why else "")
         case Dropped(count, since):
             return f"{count:,} events since {_clock(since, with_date=True)} were not kept: too many came at once"
+        case CertificateNews(_, what, text):
+            return f"certificate {what}: {text}"
         case Defect(what):
             return f"a mistake of mailsvc itself ({what or 'see the log'}); please report it, the log has more"
         case other:

@@ -274,6 +274,22 @@ class Dropped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateNews(Event):
+    """Something about the certificate ``name`` ("" for all of a source): ``what`` in a word or two, and a sentence.
+
+    Found by the name, and by the word certificates.
+    """
+
+    kind: ClassVar[str] = "certificate"
+    name: str
+    what: str
+    text: str
+
+    def addresses(self) -> tuple[str, ...]:
+        return ("certificates", self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Defect(Event):
     """A mistake of mailsvc itself; the log has more."""
 

@@ -84,6 +84,16 @@ class ServerTLS:
         return SSL.Connection(self._live.default, None)
 
 
+def openssl_refuses(credential: Credential) -> str:
+    """Why OpenSSL would not serve with this credential, "" when it would: asked before a table goes live."""
+    try:
+        _make_context(credential)
+    except SSL.Error as error:
+        reasons = [entry[-1] for entry in error.args[0]] if error.args and error.args[0] else []
+        return f"OpenSSL refuses it ({', '.join(map(str, reasons)) or 'it says not why'}); make one with a usual key"
+    return ""
+
+
 def tls_facts(transport: object) -> TLSFacts | None:
     """What the handshake on this transport negotiated; None before it has finished, without TLS, or after the
     connection ended.
