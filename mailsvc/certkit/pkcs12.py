@@ -3,8 +3,9 @@
 Such a file carries a private key across machines, so it is written only with a passphrase, encrypted with
 AES-256 and PBKDF2 (PBES2), which every OpenSSL since 1.1, GnuTLS, NSS (Thunderbird), Java 8u301 and Windows
 since 2019 read. The weak place of the format is elsewhere: its checksum is made with 2048 rounds only, whatever
-the encryption has, so a passphrase that a person would choose can be guessed; take a long random one. The keychains of older Apple systems know only 3DES with SHA-1: `compatible` writes that, and
-who takes it should keep the file no longer than the import takes.
+the encryption has, so a passphrase that a person would choose can be guessed; take a long random one. The
+keychains of older Apple systems know only 3DES with SHA-1: `compatible` writes that, and who takes it should
+keep the file no longer than the import takes.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from mailsvc.certkit.inspect import (
     issued_by,
     may_issue,
     printable,
+    weak_key,
     when,
 )
 from mailsvc.certkit.names import names_of
@@ -91,7 +92,7 @@ def check_trust(
     full = _complete(chain, trust.roots)
     errors: list[str] = []
     if full[-1] not in trust.roots:
-        errors.append(_no_anchor(full[-1], trust))
+        errors += _no_anchor(full[-1], trust)
     errors += _links(full, len(chain), now)
     errors += _lengths(full)
     errors += _constraints(full)
@@ -117,19 +118,22 @@ def _complete(chain: Chain, roots: Sequence[x509.Certificate]) -> Chain:
     return chain
 
 
-def _no_anchor(last: x509.Certificate, trust: Trust) -> str:
+def _no_anchor(last: x509.Certificate, trust: Trust) -> list[str]:
     issuer = printable(last.issuer.rfc4514_string())
+    digest = last.signature_hash_algorithm
     if is_self_signed(last):
-        return f"ends at {issuer}, which is not among the CAs in {trust.place}; trust it there, or use one that is"
-    if any(root.subject == last.issuer for root in trust.roots):
-        return (
-            f"says that {issuer} issued it, and the CA of that name in {trust.place} did not sign it: "
-            "another CA of the same name did, or the certificate was changed"
-        )
-    return (
-        f"was issued by {issuer}, which is neither in the file nor among the CAs in {trust.place}; "
-        "append the missing certificate to the file, or trust that CA"
-    )
+        return [f"ends at {issuer}, which is not among the CAs in {trust.place}; trust it there, or use one that is"]
+    if not any(root.subject == last.issuer for root in trust.roots):
+        return [
+            f"was issued by {issuer}, which is neither in the file nor among the CAs in {trust.place}; "
+            "append the missing certificate to the file, or trust that CA"
+        ]
+    if digest is not None and digest.name in ("md5", "sha1"):
+        return []  # such a signature is not even looked at; that it is there is a finding of its own
+    return [
+        f"says that {issuer} issued it, and the CA of that name in {trust.place} did not sign it: "
+        "another CA of the same name did, or the certificate was changed"
+    ]
 
 
 def _links(full: Chain, given: int, now: datetime) -> list[str]:
@@ -143,6 +147,8 @@ def _links(full: Chain, given: int, now: datetime) -> list[str]:
             texts.append(f"was issued by {name}, which expired on {when(issuer.not_valid_after_utc)}; get a new one")
         elif now < issuer.not_valid_before_utc:
             texts.append(f"was issued by {name}, which is not valid before {when(issuer.not_valid_before_utc)}")
+        if weak := weak_key(issuer.public_key()):
+            texts.append(f"was issued by {name}, which {weak}")
     # an expired root inside the file is a warning to a server; to one who trusts that very copy it is the end
     for number, each in enumerate(full[:given]):
         if number and is_self_signed(each) and now > each.not_valid_after_utc:
