@@ -17,17 +17,6 @@ LIMIT = 20.0
 
 
 class Stop(SynchronousTestCase):
-    def test_a_lost_terminal_ends_the_service_in_order(self) -> None:
-        """SIGHUP in the foreground is not a kill: an idle session is told, and the database is closed."""
-        service = RunningService(self.mktemp()).start()
-        self.addCleanup(service.kill)
-        idle = poplib.POP3("localhost", service.ports["pop3"], timeout=LIMIT)
-        os.kill(service.pid, signal.SIGHUP)
-        self.assertIn(b"shutting down", idle.sock.recv(1000))
-        idle.close()
-        self.assertEqual(service.wait(), 0)
-        self.assertEqual(service.alarms(), [])
-
     def test_a_second_signal_hurries_the_end_and_makes_no_traceback(self) -> None:
         """A message under way may finish within timeouts.shutdown; a second SIGTERM cuts it off, without a defect."""
         folder = self.mktemp()
