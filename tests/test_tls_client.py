@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -133,7 +134,10 @@ class BadServerTests(SynchronousTestCase):
         self.assertLessEqual({row.kind for row in SERVERS}, KINDS)
 
     def test_each_is_refused_with_its_own_sentence(self) -> None:
-        """No octet of the application goes out, and the sentence names what is wrong, in printable ASCII."""
+        """No octet of the application goes out, and the sentence names what is wrong, in printable ASCII.
+
+        Rule: TLS client: some forty bad certificates, each refused with its own sentence
+        """
         for row in SERVERS:
             pair = handshake(PlainServer(row.chain, row.key), client(Level.NAME, row.trust, row.name), first=SECRET)
             self.assert_told(row, refused(self, pair))
@@ -182,7 +186,10 @@ class BadServerTests(SynchronousTestCase):
         self.assertEqual(len(identity.reasons), 4)
 
     def test_twisted_itself_lets_a_nameless_certificate_pass(self) -> None:
-        """The pitfall that made this module: when this fails, Twisted was mended."""
+        """The pitfall that made this module: when this fails, Twisted was mended.
+
+        Rule: TLS client: a certificate without a subjectAltName is for no host
+        """
         nameless = make(root(), "joe", usage=Purpose.SERVER.value)
         authority = Certificate.loadPEM(root().certificate.public_bytes(Encoding.PEM))
         options = optionsForClientTLS(HOST, trustRootFromCertificates([authority]))
@@ -285,6 +292,18 @@ class TrustTests(SynchronousTestCase):
         identity = seen(handshake(server(GOOD, root()), client(Level.ENCRYPTED, Trust(SystemRoots()))))
         self.assertEqual(([each.kind for each in identity.findings], identity.level), (["unknown-ca"], Level.ENCRYPTED))
 
+    def test_the_system_is_what_openssl_says(self) -> None:
+        """SSL_CERT_FILE names other roots, as for every program; an intermediate among them is no root."""
+        middle = make(root(), "middle CA", ca=True)
+        path = self.folder / "system.pem"
+        before = os.environ.get("SSL_CERT_FILE")
+        self.addCleanup(lambda: os.environ.update(SSL_CERT_FILE=before) if before else os.environ.pop("SSL_CERT_FILE"))
+        os.environ["SSL_CERT_FILE"] = str(path)
+        path.write_bytes(root().certificate.public_bytes(Encoding.PEM))
+        self.assertEqual(self.level(Trust(SystemRoots())), Level.NAME)
+        path.write_bytes(middle.certificate.public_bytes(Encoding.PEM))
+        self.assertEqual(self.level(Trust(SystemRoots()), good_leaf(middle, Purpose.SERVER)), Level.ENCRYPTED)
+
     def test_only_a_given_ca(self) -> None:
         """An intermediate CA, or a server's own certificate, may be all that is trusted."""
         middle = make(root(), "middle CA", ca=True)
@@ -369,29 +388,43 @@ class ResumptionTests(SynchronousTestCase):
             pair.exchange()
         return pair
 
+    def keep(self, pair: Pair) -> bool:
+        """Keep the session and close the connection: OpenSSL spoils the session of one that ends without a close."""
+        kept = keep_session(pair.client)
+        pair.client.loseConnection()
+        pair.settle()
+        return kept
+
     def test_the_verified_state_travels(self) -> None:
-        """The second handshake is resumed, and knows the chain and the level of the first; so does the third."""
+        """The second handshake is resumed, and knows the chain and the level of the first; so does the third.
+
+        Rule: TLS client: the verified state of a session travels with it
+        """
         for newest in VERSIONS:
             there, tls = server(GOOD, newest=newest), self.tls()
             first = self.talk(there, tls)
-            self.assertTrue(keep_session(first.client))
+            before = seen(first)
+            self.assertTrue(self.keep(first))
             for _ in range(2):
                 again = self.talk(there, tls)
                 identity = seen(again)
                 self.assertEqual((identity.resumed, identity.level), (True, Level.NAME))
-                self.assertEqual((identity.chain, identity.sent), (seen(first).chain, seen(first).sent))
-                keep_session(again.client)
+                self.assertEqual((identity.chain, identity.sent), (before.chain, before.sent))
+                self.keep(again)
 
     def test_a_session_is_offered_once(self) -> None:
-        """Rule: RFC 8446 appendix C.4: a client should not use a ticket twice."""
+        """A listener on the way could link the two connections.
+
+        Rule: TLS client: a session is offered once
+        """
         there, tls = server(GOOD), self.tls()
-        keep_session(self.talk(there, tls).client)
+        self.keep(self.talk(there, tls))
         self.assertEqual([seen(self.talk(there, tls)).resumed for _ in range(2)], [True, False])
 
     def test_no_store_no_resumption(self) -> None:
         """Who gave no store keeps nothing."""
         tls = ClientTLS(ServerPolicy(Level.NAME, TRUST))
-        self.assertFalse(keep_session(self.talk(server(GOOD), tls).client))
+        self.assertFalse(self.keep(self.talk(server(GOOD), tls)))
 
     def test_another_place_name_or_policy_finds_nothing(self) -> None:
         """A session is for one host, port, name and policy, and for the roots that it was checked against."""
@@ -405,14 +438,14 @@ class ResumptionTests(SynchronousTestCase):
             (self.tls(), {}),  # the same policy, its roots read again
         ]
         for other, where in others:
-            keep_session(self.talk(there, tls).client)
+            self.keep(self.talk(there, tls))
             self.assertFalse(seen(self.talk(there, other, **where)).resumed, where)  # type: ignore[arg-type]
 
     def test_a_failed_state_stays_failed(self) -> None:
         """What the first handshake found wrong is still wrong, though OpenSSL does not look again."""
         tls = self.tls(ServerPolicy(Level.ENCRYPTED, TRUST))
         there = server(OTHER)
-        keep_session(self.talk(there, tls).client)
+        self.keep(self.talk(there, tls))
         identity = seen(self.talk(there, tls))
         self.assertEqual((identity.resumed, identity.level), (True, Level.ENCRYPTED))
         self.assertEqual([each.kind for each in identity.findings], ["incomplete-chain"])
@@ -420,13 +453,13 @@ class ResumptionTests(SynchronousTestCase):
     def test_a_refused_session_is_not_kept(self) -> None:
         """There is nothing to keep."""
         pair = self.talk(server(OTHER), self.tls())
-        self.assertFalse(keep_session(pair.client))
+        self.assertFalse(self.keep(pair))
         self.assertEqual(len(self.store), 0)
 
     def test_a_session_that_nobody_kept_the_state_of_proves_nothing(self) -> None:
         """Were a session offered without its evidence, the server would be refused: OpenSSL calls nobody."""
         there, tls = server(GOOD), self.tls()
-        keep_session(self.talk(there, tls).client)
+        self.keep(self.talk(there, tls))
         [(key, kept)] = self.store._kept.items()
         self.store.keep(key, replace(kept, evidence=type(kept.evidence)()))
         identity = refused(self, self.talk(there, tls))
@@ -435,7 +468,7 @@ class ResumptionTests(SynchronousTestCase):
     def test_evidence_of_another_certificate_proves_nothing(self) -> None:
         """The certificate in the session must be the one that was checked."""
         there, tls = server(GOOD), self.tls()
-        keep_session(self.talk(there, tls).client)
+        self.keep(self.talk(there, tls))
         [(key, kept)] = self.store._kept.items()
         another = good_leaf(root(), Purpose.SERVER).certificate
         chain = (another, root().certificate)
@@ -445,16 +478,16 @@ class ResumptionTests(SynchronousTestCase):
     def test_time_is_looked_at_again(self) -> None:
         """A session does not outlive its hour, nor the certificates; and it does not begin anew when resumed."""
         there, tls = server(GOOD), self.tls()
-        keep_session(self.talk(there, tls).client)
+        self.keep(self.talk(there, tls))
         self.time += timedelta(minutes=40)
         again = self.talk(there, tls)
         self.assertTrue(seen(again).resumed)
-        keep_session(again.client)
+        self.keep(again)
         self.time += timedelta(minutes=40)
         self.assertFalse(seen(self.talk(there, tls)).resumed)
         short = server(good_leaf(root(), Purpose.SERVER, end=timedelta(minutes=30)))
         self.time = now()
-        keep_session(self.talk(short, tls).client)
+        self.keep(self.talk(short, tls))
         self.time += timedelta(minutes=31)
         self.assertIn("expired", {each.kind for each in refused(self, self.talk(short, tls)).findings})
 
@@ -463,14 +496,14 @@ class ResumptionTests(SynchronousTestCase):
         self.store = SessionStore(lambda: self.time, limit=2)
         there, tls = server(GOOD), self.tls()
         for port in (1, 2, 3):
-            keep_session(self.talk(there, tls, port=port).client)
+            self.keep(self.talk(there, tls, port=port))
         self.assertEqual(len(self.store), 2)
         self.assertEqual([seen(self.talk(there, tls, port=port)).resumed for port in (1, 2, 3)], [False, True, True])
 
     def test_a_replaced_certificate_makes_a_full_handshake(self) -> None:
         """A server that does not know the session any more is checked as if nothing had been."""
         tls = self.tls()
-        keep_session(self.talk(server(GOOD), tls).client)
+        self.keep(self.talk(server(GOOD), tls))
         self.assertIn("incomplete-chain", {each.kind for each in refused(self, self.talk(server(OTHER), tls)).findings})
 
 
@@ -512,7 +545,10 @@ class ClientCertificateTests(SynchronousTestCase):
                 self.assertEqual((found, pair.server_end.received), (expected, SECRET))
 
     def test_each_bad_one_is_recorded(self) -> None:
-        """The session goes on, every reason is told, and the key of whoever it is."""
+        """The session goes on, every reason is told, and the key of whoever it is.
+
+        Rule: TLS server: every error of a client certificate is recorded
+        """
         for row in CLIENTS:
             policy = ClientCertificatePolicy(Asking.ASK, row.trust)
             found, pair = self.known(policy, PlainClient(row.chain, row.key))
@@ -545,14 +581,19 @@ class ClientCertificateTests(SynchronousTestCase):
         for newest in VERSIONS:
             tls = PlainClient([joe.certificate], joe.key)
             there = server(GOOD, policy=ClientCertificatePolicy(Asking.ASK, TRUST), newest=newest)
+            pairs = []
             for _ in range(2):
                 pair = handshake(there, tls)
                 pair.exchange()
+                pairs.append(pair)  # kept: OpenSSL spoils the session of a connection that ends without a close
                 self.assertIsInstance(client_certificate(pair.server.getHandle(), now()), Verified)
                 tls.session = pair.client.getHandle().get_session()
 
     def test_a_resumed_session_is_not_verified(self) -> None:
-        """Where tickets are on, the certificate comes out of the ticket and nobody has checked it now."""
+        """Where tickets are on, the certificate comes out of the ticket and nobody has checked it now.
+
+        Rule: TLS server: a resumed session is not verified
+        """
         joe = good_leaf(root(), Purpose.CLIENT)
         tls = PlainClient([joe.certificate], joe.key)
         ticketed = PlainServer([GOOD.certificate], GOOD.key)

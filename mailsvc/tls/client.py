@@ -202,8 +202,9 @@ def server_identity(transport: object) -> ServerIdentity | None:
 def keep_session(transport: object) -> bool:
     """Keep the session of this connection for the next one to the same place. True when something was kept.
 
-    Call it when the conversation is over, before the connection is closed: with TLS 1.3 the ticket comes
-    behind the handshake, with or before the first octets of the server.
+    Call it when the conversation is over, before `loseConnection`: with TLS 1.3 the ticket comes behind the
+    handshake, with or before the first octets of the server. OpenSSL spoils the session of a connection that ends
+    without a close_notify of either side; the next handshake is then a full one.
     """
     attempt = _attempt_of(transport)
     connection = _connection_of(transport)
