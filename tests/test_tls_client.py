@@ -32,9 +32,10 @@ from mailsvc.mail.channel import (
     safe_text,
 )
 from mailsvc.tls.chain import KINDS, finding
-from mailsvc.tls.client import ClientTLS, Destination, ServerIdentity, ServerRefused, keep_session, server_identity
+from mailsvc.tls.client import ClientTLS, Destination, ServerRefused, keep_session, server_identity
 from mailsvc.tls.credential import Credential, make_credential
 from mailsvc.tls.levels import Level, judge, observed
+from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.policy import Asking, ClientCertificatePolicy, ServerPolicy
 from mailsvc.tls.recheck import Purpose, check_again, check_name, spki_digest
 from mailsvc.tls.roots import NoRoots, OnlyThese, RootsFile, RootsFolder, SystemRoots, Trust
@@ -112,6 +113,21 @@ class GoodTests(SynchronousTestCase):
             listed = san(raw=[x509.IPAddress(ipaddress.ip_address(address.strip("[]")))])
             by_address = good_leaf(root(), Purpose.SERVER, names=listed)
             self.assertEqual(seen(handshake(server(by_address), client(Level.NAME, TRUST, address))).level, Level.NAME)
+
+    def test_what_is_no_name_of_a_server(self) -> None:
+        """It is refused before there is a connection, and stays out of SNI."""
+        for name in (
+            "",
+            "x y",
+            "a\0b",
+            "mail.example.org\0.evil",
+            "*.example.org",
+            "a" * 64,
+            "a.." + HOST,
+            "a." * 130 + "a",
+        ):
+            error = self.assertRaises(MailsvcError, ClientTLS(ServerPolicy(Level.NAME, TRUST)).to, name, 25)
+            self.assertIn("is not a host name or an IP address", str(error))
 
     def test_nothing_is_known_without_tls_and_after_the_end(self) -> None:
         """`server_identity` never guesses."""
@@ -400,8 +416,10 @@ class ResumptionTests(SynchronousTestCase):
 
         Rule: TLS client: the verified state of a session travels with it
         """
-        for newest in VERSIONS:
-            there, tls = server(GOOD, newest=newest), self.tls()
+        us = good_leaf(root(), Purpose.CLIENT)
+        shown = ServerPolicy(Level.NAME, TRUST, make_credential("us", (us.certificate,), us.key))
+        for newest, policy in ((VERSIONS[0], None), (VERSIONS[1], None), (VERSIONS[1], shown)):
+            there, tls = server(GOOD, newest=newest), self.tls(policy)
             first = self.talk(there, tls)
             before = seen(first)
             self.assertTrue(self.keep(first))

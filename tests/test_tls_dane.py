@@ -19,9 +19,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from mailsvc.tls.client import ClientTLS, Destination, ServerIdentity, ServerRefused, server_identity
+from mailsvc.tls.client import ClientTLS, Destination, ServerRefused, server_identity
 from mailsvc.tls.dane import DaneMatch, TLSARecord, match_tlsa
 from mailsvc.tls.levels import Level
+from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.policy import ServerPolicy
 from mailsvc.tls.recheck import Purpose
 from mailsvc.tls.roots import NoRoots, Trust

@@ -8,8 +8,8 @@ the trace to be true).
 
 A client certificate is one of five values, because "verified or not" hides what matters: whether we asked,
 whether there was one, what was wrong with it, and whether anybody looked at all. A resumed session is the
-hardest: OpenSSL does not check the certificate again, so unless the first result was kept it is `Resumed` and
-proves nothing (RFC 8446 section 2.2). The texts come from a stranger's certificate. They are made printable
+hardest: OpenSSL does not check the certificate again, so it is `Resumed` and proves nothing (RFC 8446 section
+2.2). The texts come from a stranger's certificate. They are made printable
 ASCII and cut when the value is made, so a line of a log or of a header can hold them; whoever writes them
 into a *comment* of a header still quotes parentheses and backslashes (RFC 5322 section 3.2.2).
 """
@@ -71,13 +71,12 @@ class NoCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A client certificate that was checked in this session, or whose first check was kept, without an error.
+    """A client certificate that was checked in this session without an error.
 
     `subject` and `issuer` are names as RFC 4514 writes them; `names` the host names, IP addresses and mail
     addresses of its subjectAltName; `emails` the mail addresses alone, whole and unchanged (one that is not
     printable ASCII is left out). `spki` and `anchor` are the SHA-256 of the public keys of the certificate
-    and of the root that its chain ends in: 64 lower-case hexadecimal digits. `resumed`: the session was
-    resumed, and this is what the first handshake had found.
+    and of the root that its chain ends in: 64 lower-case hexadecimal digits.
     """
 
     subject: str
@@ -86,7 +85,6 @@ class Verified:
     spki: str
     emails: tuple[str, ...] = ()
     anchor: str = ""
-    resumed: bool = False
 
     def __post_init__(self) -> None:
         _make_safe(self)

@@ -26,6 +26,7 @@ escape from it; and `handshakeCompleted` is called even after `failVerification`
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,9 +39,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailsvc.certkit.names import normal
-from mailsvc.tls.chain import ChainFinding, finding
-from mailsvc.tls.dane import DaneMatch, TLSARecord, match_tlsa
-from mailsvc.tls.levels import Level, Verdict, judge, observed
+from mailsvc.errors import MailsvcError
+from mailsvc.mail.channel import safe_text
+from mailsvc.tls.chain import finding
+from mailsvc.tls.dane import TLSARecord, match_tlsa
+from mailsvc.tls.levels import Level, observed
+from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.policy import ServerPolicy
 from mailsvc.tls.recheck import Purpose, check_name, is_pinned
 from mailsvc.tls.roots import NoRoots
@@ -56,60 +60,9 @@ CIPHERS_VERIFIED = b"ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 CIPHERS_ANY = b"DEFAULT:!aNULL:!eNULL:@SECLEVEL=1"
 """For TLS 1.2 where any encryption is better than none: an old server's weak key is reported, not refused."""
 
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+
 OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION
-
-
-@dataclass(frozen=True, slots=True)
-class ServerIdentity:
-    """What a handshake showed about a server. A value; nothing in it refers to OpenSSL.
-
-    `level` is what was observed and `required` what the policy wants; `verdict` compares them. `chain` is the
-    chain that was built, the server's certificate first; `sent` the certificates that the server sent (for a
-    resumed session: then). `chain_findings` and `name_findings` are everything that is wrong, also where the
-    level does not care (`pinned`, `dane`). `dane` is None when there were no TLSA records to match. `cipher`
-    and `group` are None when the handshake was refused before they were known.
-    """
-
-    server_name: str
-    required: Level
-    level: Level
-    version: str
-    cipher: str | None
-    bits: int | None
-    group: str | None
-    chain: tuple[x509.Certificate, ...] = field(repr=False)
-    sent: tuple[x509.Certificate, ...] = field(repr=False)
-    chain_findings: tuple[ChainFinding, ...]
-    name_findings: tuple[ChainFinding, ...]
-    pinned: bool
-    dane: DaneMatch | None
-    resumed: bool
-
-    @property
-    def verdict(self) -> Verdict:
-        """What was required beside what was observed."""
-        return judge(self.required, self.level)
-
-    @property
-    def findings(self) -> tuple[ChainFinding, ...]:
-        """Everything that is wrong with the certificates, the chain first."""
-        return (*self.chain_findings, *self.name_findings)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the server is refused, a sentence each; empty when it is not."""
-        if self.verdict.met:
-            return ()
-        said = [each.text for each in self.findings]
-        if self.dane is not None and not self.dane.matched:
-            usable = self.dane.usable
-            said.append(
-                f"none of the {usable} usable TLSA records of {self.server_name} matches its certificates; "
-                "its owner must publish the right ones"
-                if usable
-                else f"{self.server_name} has TLSA records, but none that can be used; its owner must mend them"
-            )
-        return tuple(said) or (str(self.verdict),)
 
 
 class ServerRefused(HandshakeRefused):
@@ -157,9 +110,12 @@ class ClientTLS:
         name, and the SNI. `host`: where the connection really goes, when that is another name or address.
 
         `tlsa`: its TLSA records, from a DNSSEC-validating resolver; `tlsa_names`: further names that a
-        certificate under DANE-TA may cover (the next-hop domain, RFC 7672 section 3.2.2).
+        certificate under DANE-TA may cover (the next-hop domain, RFC 7672 section 3.2.2). Raises MailsvcError for
+        a `server_name` that is neither a host name nor an address.
         """
         name = normal(server_name.strip("[]"))
+        if not _is_address(name) and (len(name) > 253 or not _HOST_NAME.fullmatch(name)):
+            raise MailsvcError(f"{safe_text(server_name)} is not a host name or an IP address; give the server's name")
         key = SessionKey(host or name, port, name, self.policy)
         return Destination(self, key, tuple(tlsa), (name, *tlsa_names))
 
@@ -171,7 +127,7 @@ class ClientTLS:
         connection.attempt = _Attempt(destination, Record(self.policy.trust), kept, self._now, protocol, self._sessions)
         name = destination.key.server_name
         if not _is_address(name):
-            connection.set_tlsext_host_name(name.encode("ascii", "replace"))  # what is no host name fails its check
+            connection.set_tlsext_host_name(name.encode("ascii"))
         if kept is not None:
             connection.set_session(kept.session)
         return connection
