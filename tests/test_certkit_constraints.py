@@ -30,7 +30,7 @@ class OutsideTests(SynchronousTestCase):
     def test_the_rule(self) -> None:
         """A domain includes what is below it and mail addresses there; kinds that nobody permitted are closed.
 
-        Rule: RFC 5280 section 4.2.1.10
+        RFC 5280 section 4.2.1.10.
         """
         for name, domain, both in (
             (x509.DNSName("example.org"), False, False),

@@ -53,7 +53,7 @@ class ListTests(SynchronousTestCase):
     def test_the_next_list_keeps_what_stood_in_the_one_before(self) -> None:
         """Its number is one higher; a serial number given again keeps its date and reason.
 
-        Rule: RFC 5280 section 5.2.3
+        RFC 5280 section 5.2.3.
         """
         first = new_list(authority(), None, [5], "superseded", NOW)
         second = new_list(authority(), first, [5, 6, 6], "unspecified", NOW + timedelta(days=1))
