@@ -119,12 +119,16 @@ class DecideTests(SynchronousTestCase):
 
     def test_one_that_expired_while_it_was_live(self) -> None:
         """It stays, because less would be nothing; but it is told."""
-        later = judge(
-            candidate(HOSTNAME, Issued(self.mail.chain[0], new_key())), NOW + timedelta(days=91), current_reader()
-        )
+        old = candidate(HOSTNAME, self.made[HOSTNAME])
+        later = judge(old, NOW + timedelta(days=91), current_reader())
         decision = self.decide(later, self.other)
         self.assertIs(decision.table, self.live)
         self.assertIn("still in use, and should not be", str(decision.refusals[0]))
+
+    def test_a_renewal_that_is_half_done(self) -> None:
+        """The new key beside the old certificate: what is in use is good, and nothing else is said."""
+        half = judged(HOSTNAME, self.made[HOSTNAME], key=encode_key(new_key()))
+        self.assertIn("the last good one stays in use", str(self.decide(half, self.other).refusals[0]))
 
     def test_removed_and_added(self) -> None:
         """A folder that is gone is gone, and a new one is there."""

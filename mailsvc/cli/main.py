@@ -30,6 +30,7 @@ COMMANDS = {
     "certs": "Make, check and show certificates.",
     "config": "Check and describe the configuration.",
     "demo": "See mail taken in and fetched again, on temporary ports.",
+    "doctor": "See what is wrong with this service, and how to mend it.",
     "domain": "The domains for which mail is taken.",
     "route": "Where mail goes.",
     "tls": "What TLS others show, and what they must.",

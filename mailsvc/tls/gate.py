@@ -91,13 +91,17 @@ class CredentialSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a candidate: a credential, or None when one of the findings is an error."""
+    """What became of a candidate: a credential, or None when one of the findings is an error.
+
+    ``key_fits``: its key is there and fits, so that what is wrong is the certificate.
+    """
 
     name: str
     origin: str
     chain: Chain
     credential: Credential | None
     findings: tuple[Finding, ...]
+    key_fits: bool = True
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -119,7 +123,8 @@ def judge(candidate: Candidate, now: datetime, reader: Reader) -> Judged:
         findings += check_fit(chain, key, candidate.chain.path, candidate.key.path)
     if key is None or not chain or any(each.severity == "error" for each in findings):
         # A broken link is both chain and key.
-        return Judged(candidate.name, candidate.origin, chain, None, tuple(dict.fromkeys(findings)))
+        key_fits = key is not None and bool(chain) and key.public_key() == chain[0].public_key()
+        return Judged(candidate.name, candidate.origin, chain, None, tuple(dict.fromkeys(findings)), key_fits)
     staple = None
     if candidate.staple is not None:
         octets, why = candidate.staple.data, candidate.staple.problem or ""
@@ -220,7 +225,8 @@ def decide(
         if not reasons and unfit and one.name in unfit and not _same(old, one.credential):
             reasons = (unfit[one.name],)
         if reasons or one.credential is None:
-            instead = _NOTHING if old is None else _ITSELF if old.chain == one.chain else _LAST_GOOD
+            itself = old is not None and one.key_fits and old.chain == one.chain
+            instead = _NOTHING if old is None else _ITSELF if itself else _LAST_GOOD
             refusals.append(Refusal(one.name, one.origin, reasons, instead))
             if old is not None:
                 after[one.name] = old

@@ -82,10 +82,14 @@ class Notices:
             self._is_over(name, "")
         self._send()
 
+    def found(self, refusal: Refusal) -> None:
+        """Something does not go live now: for the log only."""
+        self._log.error("{text}", text=shown(printable(str(refusal)), 2000))
+
     def refused(self, refusal: Refusal) -> None:
-        """Something does not go live."""
+        """Something does not go live, and stays so."""
+        self.found(refusal)
         text = printable(str(refusal))
-        self._log.error("{text}", text=shown(text, 2000))
         self._note(refusal.name, "refused", text)
         cause = REFUSED + sha256("\0".join((refusal.origin, *refusal.reasons)).encode("utf-8", "replace")).hexdigest()
         self._mail(

@@ -10,8 +10,8 @@ meanwhile makes another look follow.
 
 The hardest idea is the half-written renewal.  Programs write certificate and key one after the other, and we may look
 in between.  Nothing can go wrong by it, a pair that does not fit is refused; but nobody should be told of a mistake
-that mends itself.  So a refusal that a look by itself has found is told only when a second look some seconds later
-finds the same; one that SIGHUP asked for is told at once.
+that mends itself.  So a refusal is told (an event, a mail) only when a second look some seconds later
+finds the same; who asked by SIGHUP finds it in the log at once.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ class Hearer(Protocol):
     def changed(self, why: str, decision: Decision) -> None:
         """Other certificates are in use from now on."""
 
+    def found(self, refusal: Refusal) -> None:
+        """Who asked by SIGHUP shall see in the log that something does not go live now; it may mend itself."""
+
     def refused(self, refusal: Refusal) -> None:
-        """Something does not go live; told once, until it is mended."""
+        """Something does not go live, and a second look found the same; told once, until it is mended."""
 
     def mended(self, name: str, origin: str) -> None:
         """What was told as refused is refused no more."""
@@ -146,7 +149,7 @@ class Reloader:
         return done
 
     def reload(self, why: str = "SIGHUP") -> None:
-        """Look now, whether anything seems changed or not, and tell everything that is found."""
+        """Look now, whether anything seems changed or not, and let the log say everything that is found."""
         self._asked = True
         self._states = None
         self._look(why)
@@ -280,13 +283,13 @@ class Reloader:
 
     def _tell(self, decision: Decision, asked: bool) -> None:
         found = set(decision.refusals)
-        if asked:
-            due = found
-        else:
-            due = found & self._seen - self._told
+        # Who asks twice has not had the second look: only that may say that it stays so.
+        due = set() if asked else found & self._seen - self._told
         self.refusals = decision.refusals
         for refusal in decision.refusals:
-            if refusal in due:
+            if asked:
+                self._hearer.found(refusal)
+            elif refusal in due:
                 self.outcomes["refused"] += 1
                 self._hearer.refused(refusal)
         for refusal in self._told - found:
@@ -294,5 +297,6 @@ class Reloader:
                 self._hearer.mended(refusal.name, refusal.origin)
         self._told = (self._told | due) & found
         self._seen = found
-        if found - self._told:
+        again = self._timers.get("again")
+        if found - self._told and (again is None or not again.active()):
             self._after("again", self._pace.again, lambda: self._look("a second look"))

@@ -31,7 +31,15 @@ from mailsvc.tls.gate import Candidate, CredentialSource, Found, Judged, first_o
 from mailsvc.tls.sealing import SealingKey, unseal
 from mailsvc.tls.table import CredentialTable, make_table
 
-__all__ = ["FolderReport", "FolderSource", "RowSource", "load_table", "passphrase_source", "read_folder"]
+__all__ = [
+    "FolderReport",
+    "FolderSource",
+    "RowSource",
+    "load_table",
+    "passphrase_source",
+    "read_folder",
+    "read_sources",
+]
 
 STAPLE = "ocsp.der"
 
@@ -221,13 +229,19 @@ def load_table(
 
     `now` is aware of its time zone. Raises StartRefused with every error; `warn` is called with each warning.
     """
-    found = [source.read() for source in sources]
-    report = _report(found, hostname, now, current_reader(), " or ".join(source.origin for source in sources))
+    report = read_sources(sources, hostname, now)
     for finding in report.warnings:
         warn(finding)
     if report.errors:
         raise StartRefused([str(finding) for finding in report.errors])
     return make_table(report.credentials, hostname)
+
+
+def read_sources(sources: Sequence[CredentialSource], hostname: str, now: datetime) -> FolderReport:
+    """Everything that the sources have, in the order of their precedence, and every finding about it."""
+    found = [source.read() for source in sources]
+    # The first is the folder, and the cure for a host name that nothing covers is a folder more.
+    return _report(found, hostname, now, current_reader(), sources[0].origin)
 
 
 def read_folder(

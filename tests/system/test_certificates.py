@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import poplib
 import pty
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from mailsvc.storage.certificates import CertificateRow, put_certificate
 from mailsvc.storage.opening import offline
 from mailsvc.tls.sealing import make_key_file, seal
 from tests.pki import HOSTNAME, authority, chain_pem
-from tests.running import PASSWORD, RunningService
+from tests.running import LISTENERS, PASSWORD, RunningService, python_environment
 
 LIMIT = 30.0
 """Seconds until what must happen soon has happened; a passing test does not take them."""
@@ -46,6 +48,16 @@ def replace_folder(certs: Path, name: str, made: Issued, key: bytes | None = Non
         fresh.write_bytes(octets)
         fresh.chmod(0o600)
         fresh.rename(folder / file)
+
+
+def doctor(service: RunningService) -> subprocess.CompletedProcess[str]:
+    """What `mailsvc doctor` says of a running service."""
+    where = [f"--{name}=tcp:{port}:interface=127.0.0.1" for name, port in service.ports.items() if name in LISTENERS]
+    command = [sys.executable, "-m", "mailsvc", f"--database={service.database}", "doctor", "--json"]
+    options = [f"--certs={service.certs.folder}", f"--hostname={HOSTNAME}", *where]
+    return subprocess.run(
+        [*command, *options], env=python_environment(), capture_output=True, text=True, check=False, timeout=LIMIT
+    )
 
 
 class RunningCase(SynchronousTestCase):
@@ -106,11 +118,12 @@ class ReplacedTests(RunningCase):
         service.add_users("alice@example.org")
         before = poplib.POP3_SSL("localhost", service.ports["pop3s"], timeout=LIMIT, context=self.context)
         made = issued()
-        os.kill(service.pid, signal.SIGHUP)
         replace_folder(service.certs.folder, HOSTNAME, made)
         os.kill(service.pid, signal.SIGHUP)
         self.wait(lambda: self.serial(service) == made.certificate.serial_number, "the new certificate")
         self.assertEqual(self.serial(service, listener="submissions"), made.certificate.serial_number)
+        told = doctor(service)
+        self.assertEqual((told.returncode, told.stderr), (0, ""), told.stdout)
         before.user("alice@example.org")
         before.pass_(PASSWORD)
         self.assertEqual(before.stat(), (0, 0))
@@ -149,6 +162,10 @@ class ReplacedTests(RunningCase):
 
         self.wait(lambda: len(mails()) > 0, "the mail")
         (mail,) = mails()
+        told = doctor(service)
+        self.assertEqual(told.returncode, 1)
+        (error,) = [each for each in json.loads(told.stdout)["checks"] if each["severity"] == "error"]
+        self.assertIn("does not fit the certificate", error["text"])
         self.assertIn(b"Return-Path: <>", mail)
         self.assertIn(b"does not fit the certificate", mail)
 
