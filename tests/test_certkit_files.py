@@ -4,13 +4,25 @@ it is not."""
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailsvc.certkit.files import LARGEST, PRIVATE, PUBLIC, current_reader, make_folder, name_it, read, write_new
+from mailsvc.certkit.files import (
+    LARGEST,
+    PRIVATE,
+    PUBLIC,
+    current_reader,
+    locked,
+    make_folder,
+    name_it,
+    read,
+    replace_all,
+    write_new,
+)
 from mailsvc.errors import AlreadyExists, MailsvcError
 
 
@@ -85,6 +97,44 @@ class WriteTests(FileCase):
         self.folder.chmod(0o750)
         self.assertFalse(make_folder(self.folder))
         self.assertEqual(stat.S_IMODE(self.folder.stat().st_mode), 0o750)
+
+
+class ReplaceTests(FileCase):
+    """`replace_all` and `locked`."""
+
+    def test_all_or_none(self) -> None:
+        """Files that exist and that do not get content and mode; when one cannot be filled, nothing has changed."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        old, new = folder / "old", folder / "new"
+        old.write_bytes(b"1")
+        replace_all([(old, b"2", PRIVATE), (new, b"3", PUBLIC)])
+        self.assertEqual((old.read_bytes(), new.read_bytes()), (b"2", b"3"))
+        self.assertEqual([stat.S_IMODE(each.stat().st_mode) for each in (old, new)], [PRIVATE, PUBLIC])
+        missing = folder / "no" / "file"
+        self.assertRaises(MailsvcError, replace_all, [(old, b"4", PRIVATE), (missing, b"5", PUBLIC)])
+        self.assertEqual(old.read_bytes(), b"2")
+        self.assertEqual(sorted(each.name for each in folder.iterdir()), ["new", "old"])
+
+    def test_a_link_is_replaced_not_followed(self) -> None:
+        """What it leads to stays as it was."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        target, link = folder / "target", folder / "link"
+        target.write_bytes(b"1")
+        link.symlink_to("target")
+        replace_all([(link, b"2", PRIVATE)])
+        self.assertEqual((target.read_bytes(), link.read_bytes(), link.is_symlink()), (b"1", b"2", False))
+
+    def test_one_at_a_time(self) -> None:
+        """While a folder is held nobody else gets it; afterwards somebody does."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY)
+        self.addCleanup(os.close, descriptor)
+        with locked(folder):
+            self.assertRaises(BlockingIOError, fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class ReadTests(FileCase):

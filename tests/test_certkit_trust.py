@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.certkit.build import Issued, client_certificate, new_authority, server_certificate
@@ -17,7 +18,7 @@ from mailsvc.certkit.revocation import new_list
 from mailsvc.certkit.trust import Trust, check_trust
 from mailsvc.tls.recheck import Purpose
 from mailsvc.tls.verify import read_roots
-from tests.bad_certificates import bad_certificates
+from tests.bad_certificates import bad_certificates, make
 from tests.pki import openssl
 
 NOW = datetime.now(UTC)
@@ -67,6 +68,18 @@ class BadTests(SynchronousTestCase):
                 word, name = ("server", bad.name) if purpose is Purpose.SERVER else ("client", None)
                 verdict = check_trust(chain, PLACE, trust, datetime.now(UTC), purpose=word, hostname=name)  # type: ignore[arg-type]
                 self.assertFalse(verdict.good, bad.title)
+
+    def test_a_ca_for_something_else(self) -> None:
+        """A CA whose extended key usage lacks the purpose limits what is below it; `openssl verify` agrees."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        ca = make(None, "mail CA", ca=True, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        leaf = server_certificate(Issued(ca.certificate, ca.key), ["b.example.org"], NOW).certificate
+        self.expect((leaf,), Trust((ca.certificate,), "ca.pem"), NOW, "whose extended key usage does not allow servers")
+        for name, certificate in (("ca.pem", ca.certificate), ("leaf.pem", leaf)):
+            (folder / name).write_bytes(certificate.public_bytes(Encoding.PEM))
+        check = ("verify", "-purpose", "sslserver", "-CAfile", folder / "ca.pem", folder / "leaf.pem")
+        self.assertRaises(AssertionError, openssl, *check)
 
     def test_all_findings_at_once(self) -> None:
         """Expired, for another name, for another purpose, revoked, from an unknown CA: five sentences, not one."""

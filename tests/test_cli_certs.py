@@ -199,6 +199,21 @@ class ShowTests(CommandCase):
         self.assertEqual((shown["names"], shown["authority"]), ([HOSTNAME], False))
         self.assertEqual(shown["serial"], f"{credential().certificate.serial_number:x}")
 
+    def test_other_things_than_certificates_in_pem(self) -> None:
+        """DER and PKCS#7 too; of a private key only what is public of it, of an encrypted one nothing."""
+        make_certs(self.certs)
+        leaf, key = self.certs / HOSTNAME / "fullchain.pem", self.certs / HOSTNAME / "privkey.pem"
+        for arguments in (("x509", "-in", leaf), ("crl2pkcs7", "-nocrl", "-certfile", leaf)):
+            openssl(*arguments, "-outform", "DER", "-out", self.folder / "der")
+            self.assertIn("good for      TLS server", self.succeed("show", self.folder / "der"))
+        out = self.succeed("show", key)
+        (of_leaf, _) = json.loads(self.succeed("show", leaf, "--json"))
+        self.assertIn(of_leaf["spki_sha256"], out)
+        self.assertNotIn(key.read_text().splitlines()[1][:20], out)
+        key.write_bytes(encode_key(credential().key, b"secret", rounds=10))
+        (shown,) = json.loads(self.succeed("show", key, "--json"))
+        self.assertEqual(shown, {"file": str(key), "kind": "private key", "encrypted": True})
+
     def test_what_is_no_certificate(self) -> None:
         """A missing file, an empty one, an empty folder: one sentence, exit status 1."""
         empty = self.folder / "empty.pem"

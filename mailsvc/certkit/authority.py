@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.build import Issued, NameProblem, Wanted, sign
 from mailsvc.certkit.constraints import as_hosts, constraints_of, in_words, outside
-from mailsvc.certkit.files import PUBLIC, make_folder, read, replace_all, write_new
+from mailsvc.certkit.files import PUBLIC, locked, make_folder, read, replace_all, write_new
 from mailsvc.certkit.inspect import Chain, Passphrase, common_name, issued_by, may_issue, read_chain, read_key, when
 from mailsvc.certkit.keys import is_encrypted
 from mailsvc.certkit.places import AuthorityPlaces, Written, authority_places, checked_name
@@ -136,8 +136,9 @@ def revoke(
                 "and only its own CA can revoke it"
             )
     serials = [each.serial_number for each in certificates]
-    made = new_list(authority.issued, current_list(authority.places), serials, reason, now, lifetime)
-    replace_all([(authority.places.revoked, list_pem(made), PUBLIC)])
+    with locked(authority.places.folder):  # what another command revokes meanwhile must not be lost
+        made = new_list(authority.issued, current_list(authority.places), serials, reason, now, lifetime)
+        replace_all([(authority.places.revoked, list_pem(made), PUBLIC)])
     return made, Written(authority.places.revoked, PUBLIC, "the private CA's revocation list")
 
 

@@ -11,10 +11,12 @@ exists is overwritten unless the caller says `replace_all`. The umask plays no p
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,6 +147,21 @@ def replace_all(files: Sequence[tuple[Path, bytes, int]]) -> None:
     except OSError as error:
         where = ", ".join(str(each) for each, _, _ in files)
         raise MailsvcError(f"{where}: cannot be written ({error.strerror}); check the folder and the disk") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder while a file in it is read and written anew, so that two commands do not undo each other's
+    work. Waits for the other; ends with the process, whatever happens to it. Raises MailsvcError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MailsvcError(f"{folder}: this folder cannot be opened ({error.strerror}); check its owner") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from OpenSSL import crypto
 
 from mailsvc.certkit.bundle import assemble
@@ -95,6 +95,7 @@ def check_trust(
         errors += _no_anchor(full[-1], trust)
     errors += _links(full, len(chain), now)
     errors += _lengths(full)
+    errors += _uses(full, purpose)
     errors += _constraints(full)
     errors += _criticals(full)
     if hostname is not None and not names_of(chain[0]).cover(hostname):
@@ -168,6 +169,18 @@ def _lengths(full: Chain) -> list[str]:
                 "get a certificate from that CA itself"
             )
     return texts
+
+
+def _uses(full: Chain, purpose: Purpose) -> list[str]:
+    """CAs that are made for something else: OpenSSL and the browsers take a CA's extended key usage as a limit."""
+    right = ExtendedKeyUsageOID.SERVER_AUTH if purpose == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
+    return [
+        f"was issued by way of {common_name(each)}, whose extended key usage does not allow {purpose}s; "
+        "get a certificate from another CA"
+        for each in full[1:]
+        if (usage := extension(each, x509.ExtendedKeyUsage)) is not None
+        and not {right, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage)
+    ]
 
 
 def _constraints(full: Chain) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from mailsvc.certkit.bundle import take_apart
 from mailsvc.certkit.constraints import permitting
 from mailsvc.certkit.describe import describe, describe_key, describe_list, describe_request
 from mailsvc.certkit.files import Source, read
@@ -119,7 +120,11 @@ def show(path: Path, as_json: bool) -> None:
                 click.echo(f"{file}, {other['kind']}")
                 click.echo("".join(f"  {line}\n" for line in _lines(other)))
             continue
-        chain, found = read_chain(source)
+        if (source.data or b"")[:1] == b"\x30":  # DER or PKCS#7, as `openssl x509 -inform DER` shows it
+            parts = take_apart([source], lambda: None)
+            chain, found = parts.certificates, list(parts.findings)
+        else:
+            chain, found = read_chain(source)
         problems += found
         for number, certificate in enumerate(chain, 1):
             description = describe(certificate)

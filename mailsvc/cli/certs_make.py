@@ -40,6 +40,7 @@ from mailsvc.cli.certs_common import (
     written_json,
     written_lines,
 )
+from mailsvc.errors import AlreadyExists
 
 LONGEST_SERVER = 825
 """Days: Apple's programs refuse a server's certificate that lives longer, also one of a private CA."""
@@ -88,6 +89,8 @@ def issue(
         )
     if str(passphrase_file) == "-" == str(key_passphrase_file):
         raise click.UsageError("standard input holds one passphrase only; give the other in a file")
+    if out is not None and out.exists():
+        raise AlreadyExists(f"{out}: exists already and is not overwritten; give another file with --out")
     now = datetime.now(UTC)
     authority = open_authority(folder, opening("the private CA's key", passphrase_file, authority_source()), now)
     lifetime = None if days is None else timedelta(days=days)
