@@ -34,6 +34,7 @@ from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.event import (
     LIST_LIMIT,
+    Accepted,
     Connected,
     Defect,
     Disconnected,
@@ -96,6 +97,7 @@ class Pace:
 class Journal:
     """The service's journal; without a ``store`` things go to the log only.
 
+    ``counts``: how often which kind of event happened, kept or not.
     ``new_session`` makes the numbers of connections.  Works between `start` and `stop`; what is noted earlier waits,
     what is noted later goes to the log only.
     """
@@ -112,6 +114,7 @@ class Journal:
         new_session: Callable[[], int] = lambda: secrets.randbits(53),
     ) -> None:
         self.clock = clock
+        self.counts: Counter[str] = Counter()
         self._store = store
         self._keep = keep
         self._pace = pace
@@ -137,6 +140,7 @@ class Journal:
 
     def note(self, entry: Entry, source: str = "") -> None:
         """Keep an event, on account of ``source`` (a network); returns at once and never fails."""
+        self.counts[entry.event.kind] += 1
         if self._stopped:
             return
         pace = self._pace
@@ -339,6 +343,7 @@ class ConnectionJournal:
 
     def accepted(self, trace_id: str, sender: str, recipients: Iterable[str], octets: int) -> None:
         """A message was committed, and the event with it."""
+        self._journal.counts[Accepted.kind] += 1
         maillog.accepted(trace_id, self.peer, sender, tuple(recipients), octets)
 
     def maildrop_closed(

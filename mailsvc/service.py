@@ -28,6 +28,7 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from mailsvc import metrics
 from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.login import PasswordChecker
 from mailsvc.accounts.proofs import ProofChecker
@@ -114,6 +115,12 @@ def make_service(
     except StartRefused as refused:
         problems += refused.problems
     problems += _lmtp_problems(configuration.listen.lmtp)
+    problems += [
+        f"metrics have no login, so they are not served on {endpoint}; give --metrics a loopback address"
+        " (tcp:9464:interface=127.0.0.1) or a UNIX socket"
+        for endpoint in configuration.listen.metrics
+        if not is_private(endpoint)
+    ]
     problems += problems_of(configuration.database)
     if problems or table is None:
         raise StartRefused(problems)
@@ -188,6 +195,8 @@ def _assemble(
         service.listen("lmtp", (endpoint,), smtp(lmtp(requires_tls=not is_private(endpoint))))
     service.listen("pop3", listen.pop3, pop3("pop3", False))
     service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls, reactor))
+    numbers = metrics.Numbers(journal.counts, lambda: len(sessions), certificates.reloader)
+    service.listen("metrics", listen.metrics, metrics.site(numbers, reactor))
     return service
 
 

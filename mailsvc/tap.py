@@ -86,6 +86,7 @@ class Options(usage.Options):
     opt_lmtp = _listener("lmtp")
     opt_pop3 = _listener("pop3")
     opt_pop3s = _listener("pop3s")
+    opt_metrics = _listener("metrics")
 
     def __init__(self) -> None:
         self.endpoints: dict[str, list[str]] = {}

@@ -69,6 +69,14 @@ class Listen:
     )
     pop3: tuple[str, ...] = _listener(2110, 110, "fetching mail (POP3 with STLS)")
     pop3s: tuple[str, ...] = _listener(2995, 995, "fetching mail (POP3 inside TLS)")
+    metrics: tuple[str, ...] = _setting(
+        (),
+        Endpoints(),
+        "Where numbers for Prometheus are served (HTTP, /metrics): loopback or a UNIX socket, for example"
+        ' "tcp:9464:interface=127.0.0.1"; "" turns it off.',
+        root=(),
+        option=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
