@@ -50,8 +50,8 @@ from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
-from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake

@@ -49,8 +49,8 @@ from mailsvc.errors import StorageFailure
 from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.message import MessageScanner, Summary
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
-from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.smtp.defaults import PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx

@@ -61,7 +61,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction
-        mailsvc.pop3.mailbox mailsvc.pop3.server
+        mailsvc.pop3.mailbox mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout mailsvc.pop3.server
         """,
     5: "mailsvc.service",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",

@@ -472,7 +472,7 @@ class TypeTests(MailCase):
         """The protocol is Twisted's, for whoever embeds it, and every verb is ours."""
         self.assertTrue(issubclass(POP3Server, pop3.POP3))
         for verb in VERBS:
-            self.assertIn(f"do_{verb}", POP3Server.__dict__)
+            self.assertIsNot(getattr(POP3Server, f"do_{verb}"), getattr(pop3.POP3, f"do_{verb}", None))
 
     def test_pieces(self) -> None:
         """The parts of a message are as large as the storage makes them: 256 KiB."""

@@ -1,0 +1,135 @@
+"""Handing messages out: what a session may do with its maildrop once it is open (RFC 1939 section 5 and 7).
+
+A long reply is written in pieces, waiting whenever the client has not read the last ones, so that a session needs no
+more memory than a piece, however long a listing or a message is.  Inside a message there is no way to say "error": a
+cut connection is the only honest end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mailsvc.errors import TemporaryFailure
+from mailsvc.mail.event import LIST_LIMIT
+from mailsvc.pop3.connection import Answer, POP3Connection
+from mailsvc.pop3.mailbox import OpenMaildrop
+from mailsvc.pop3.maildrop import Maildrop
+from mailsvc.storage.mailboxes import MaildropItem
+from mailsvc.wire.lines import stuffed
+
+_LINES_AT_ONCE = 500
+"""So many lines of a listing are written before the client must have read the earlier ones."""
+
+
+class Handout(POP3Connection):
+    """The commands of the TRANSACTION state."""
+
+    @property
+    def _maildrop(self) -> OpenMaildrop:
+        assert self._open is not None, "the session table lets no command in here before login"
+        return self._open
+
+    @property
+    def _messages(self) -> Maildrop[MaildropItem]:
+        return self._maildrop.messages
+
+    def do_STAT(self) -> str:
+        """RFC 1939 section 5."""
+        return f"+OK {self._messages.count} {self._messages.octets}"
+
+    def do_LIST(self, argument: bytes | None = None) -> Answer:
+        """RFC 1939 section 5."""
+        messages = self._messages
+        if argument is not None:
+            number = messages.number(argument)
+            return f"+OK {number} {messages.item(number).size}"
+        first = f"+OK {messages.count} messages, {messages.octets} octets"
+        return self._list(first, (f"{number} {item.size}" for number, item in messages.listing()))
+
+    def do_UIDL(self, argument: bytes | None = None) -> Answer:
+        """RFC 1939 section 7."""
+        messages = self._messages
+        if argument is not None:
+            number = messages.number(argument)
+            return f"+OK {number} {messages.item(number).uidl}"
+        return self._list("+OK", (f"{number} {item.uidl}" for number, item in messages.listing()))
+
+    async def _list(self, first: str, lines: Iterable[str]) -> None:
+        block = [first]
+        for line in lines:
+            block.append(line)
+            if len(block) == _LINES_AT_ONCE:
+                self._write("\r\n".join(block))
+                block = []
+                await self.conversation.drained()
+        block.append(".")
+        self._write("\r\n".join(block))
+
+    def do_RETR(self, argument: bytes) -> Answer:
+        """RFC 1939 section 5: the octets that were stored, with dots stuffed."""
+        number = self._messages.number(argument)
+        return self._send(number, f"+OK {self._messages.item(number).size} octets", None)
+
+    def do_TOP(self, argument: bytes, lines: bytes) -> Answer:
+        """RFC 1939 section 7: the header, the empty line, and so many lines of the body."""
+        number = self._messages.number(argument)
+        if not (lines.isdigit() and len(lines) <= 10):
+            return "-ERR a number of lines is needed"
+        return self._send(number, "+OK top of message follows", int(lines))
+
+    async def _send(self, number: int, first: str, body_lines: int | None) -> str | None:
+        """Write message ``number`` whole, or its header and ``body_lines`` lines of its body."""
+        begun = False
+        at_line_start = True
+        try:
+            async for piece in self._maildrop.content(number):
+                if begun and body_lines is not None:
+                    piece, body_lines = _first_lines(piece, body_lines)
+                octets = stuffed(piece, at_line_start)
+                # One write for the status line and the header: small messages leave in one segment.
+                self.conversation.write(octets if begun else first.encode("ascii") + b"\r\n" + octets)
+                begun = True
+                at_line_start = piece.endswith(b"\n") if piece else at_line_start
+                await self.conversation.drained()
+                if body_lines == 0:
+                    break
+        except TemporaryFailure as error:
+            self._journal.unavailable("reading a message", error)
+            if not begun:
+                return "-ERR [SYS/TEMP] the message cannot be read now; try again later"
+            # Inside a message there is no way to say "error": a cut connection is the only honest end.
+            self.conversation.abort()
+            return None
+        self.conversation.write(b".\r\n" if at_line_start else b"\r\n.\r\n")
+        if body_lines is None:
+            self._retrieved += 1
+            if len(self._fetched) < LIST_LIMIT:
+                self._fetched.append(self._messages.item(number).message_id)
+        return None
+
+    def do_DELE(self, argument: bytes) -> str:
+        """RFC 1939 section 5."""
+        number = self._messages.number(argument)
+        self._messages.delete(number)
+        return f"+OK message {number} deleted"
+
+    def do_RSET(self) -> str:
+        """RFC 1939 section 5."""
+        self._messages.reset()
+        return f"+OK {self._messages.count} messages, {self._messages.octets} octets"
+
+    def do_NOOP(self) -> str:
+        """RFC 1939 section 5."""
+        return "+OK"
+
+
+def _first_lines(piece: bytes, lines: int) -> tuple[bytes, int]:
+    """The first ``lines`` lines of ``piece``, and how many of them are still missing."""
+    end = 0
+    while lines:
+        found = piece.find(b"\n", end)
+        if found < 0:
+            return piece, lines
+        end = found + 1
+        lines -= 1
+    return piece[:end], 0
