@@ -127,6 +127,9 @@ REQUIRED: dict[str, Group] = {
         "Read-only or failing database: 4xx, recovery": "RFC 3463 section 3.4",
         "Slow loris, silent reader, flood of unknown recipients": "",
     },
+    "POP3": {
+        "A model of the maildrop agrees with every reply": "RFC 1939 sections 3 to 7",
+    },
     "Trace": {
         "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",
         "Return-Path": "RFC 5321 section 4.4",

@@ -14,7 +14,7 @@ class RandomSequences(MailCase):
     def test_no_difference(self) -> None:
         """Every reply of every sequence says what the model says, and the store ends as the model's does.
 
-        Rule: RFC 1939 sections 3 to 7: the replies are those of a model of the RFC, in 10,000 random sequences
+        Rule: A model of the maildrop agrees with every reply
         """
         play = Play()
         self.hosts.append(play.host)
