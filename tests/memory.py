@@ -48,6 +48,7 @@ from mailsvc.directory.tables import Program
 from mailsvc.errors import StorageFailure
 from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.message import MessageScanner, Summary
+from mailsvc.mail.snapshot import MaildropItem
 from mailsvc.pop3.mailbox import Maildrops
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
@@ -603,7 +604,7 @@ class MailHost:
         """The messages of an account as they are stored, trace header and all."""
         return [
             b"".join(self._parts(self.account_id(address), item))
-            for item in self.store.now(mailboxes.maildrop, self.account_id(address))
+            for item in self.store.now(mailboxes.snapshot, self.account_id(address))
         ]
 
     def bodies_of(self, address: str = ALICE) -> list[bytes]:
@@ -614,7 +615,7 @@ class MailHost:
         """How many rows a table has."""
         return int(self.store.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
 
-    def _parts(self, account_id: int, item: mailboxes.MaildropItem) -> Iterator[bytes]:
+    def _parts(self, account_id: int, item: MaildropItem) -> Iterator[bytes]:
         yield self.store.now(mailboxes.opening, account_id, item.uid) or b""
         for part in count(1):
             piece = self.store.now(mailboxes.content_part, item.message_id, part)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailsvc.mail.snapshot import MaildropItem, Snapshot
 from mailsvc.pop3.maildrop import Maildrop, NoSuchMessage
 from mailsvc.pop3.session import VERBS, CommandError, State, capabilities, parse_command, refusal
-from mailsvc.storage.mailboxes import MaildropItem
 
 BEFORE, AFTER = State
 
@@ -130,7 +130,7 @@ class MaildropMachine(RuleBasedStateMachine):
     def begin(self, sizes: list[int]) -> None:
         items = [MaildropItem(uid * 3, 100 + uid, size, f"{uid}.x") for uid, size in enumerate(sizes, 1)]
         self.model = Model(items, [False] * len(items))
-        self.maildrop = Maildrop(items)
+        self.maildrop = Maildrop(Snapshot.of(items))
 
     @rule(
         argument=st.sampled_from(
@@ -160,7 +160,8 @@ class MaildropMachine(RuleBasedStateMachine):
         if not hasattr(self, "maildrop"):
             return
         left = self.model.left()
-        assert list(self.maildrop.listing()) == left
+        assert "".join(self.maildrop.sizes()) == "".join(f"{number} {item.size}\r\n" for number, item in left)
+        assert "".join(self.maildrop.uidls()) == "".join(f"{number} {item.uidl}\r\n" for number, item in left)
         assert self.maildrop.count == len(left)
         assert self.maildrop.octets == sum(item.size for _, item in left)
         gone = [item.uid for item, deleted in zip(self.model.items, self.model.deleted, strict=True) if deleted]
@@ -178,7 +179,7 @@ class MaildropTests(SynchronousTestCase):
 
     def test_numbers(self) -> None:
         """Only digits make a number (Python's int takes more), and 0 is none: the stock class counts from the end."""
-        maildrop = Maildrop([MaildropItem(1, 1, 10, "a"), MaildropItem(2, 2, 20, "b")])
+        maildrop = Maildrop(Snapshot.of([MaildropItem(1, 1, 10, "a"), MaildropItem(2, 2, 20, "b")]))
         self.assertEqual(maildrop.number(b"2"), 2)
         for argument in (b"0", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"\xd9\xa1", b"1.0", b"3", b"", b"1\n"):
             self.assertRaises(NoSuchMessage, maildrop.number, argument)

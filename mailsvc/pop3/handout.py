@@ -7,18 +7,14 @@ cut connection is the only honest end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.event import LIST_LIMIT
 from mailsvc.pop3.connection import Answer, POP3Connection
 from mailsvc.pop3.mailbox import OpenMaildrop
 from mailsvc.pop3.maildrop import Maildrop
-from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.wire.lines import stuffed
-
-_LINES_AT_ONCE = 500
-"""So many lines of a listing are written before the client must have read the earlier ones."""
 
 
 class Handout(POP3Connection):
@@ -30,7 +26,7 @@ class Handout(POP3Connection):
         return self._open
 
     @property
-    def _messages(self) -> Maildrop[MaildropItem]:
+    def _messages(self) -> Maildrop:
         return self._maildrop.messages
 
     def do_STAT(self) -> str:
@@ -42,9 +38,9 @@ class Handout(POP3Connection):
         messages = self._messages
         if argument is not None:
             number = messages.number(argument)
-            return f"+OK {number} {messages.item(number).size}"
+            return f"+OK {number} {messages.size(number)}"
         first = f"+OK {messages.count} messages, {messages.octets} octets"
-        return self._list(first, (f"{number} {item.size}" for number, item in messages.listing()))
+        return self._list(first, messages.sizes())
 
     def do_UIDL(self, argument: bytes | None = None) -> Answer:
         """RFC 1939 section 7."""
@@ -52,23 +48,21 @@ class Handout(POP3Connection):
         if argument is not None:
             number = messages.number(argument)
             return f"+OK {number} {messages.item(number).uidl}"
-        return self._list("+OK", (f"{number} {item.uidl}" for number, item in messages.listing()))
+        return self._list("+OK", messages.uidls())
 
-    async def _list(self, first: str, lines: Iterable[str]) -> None:
-        block = [first]
-        for line in lines:
-            block.append(line)
-            if len(block) == _LINES_AT_ONCE:
-                self._write("\r\n".join(block))
-                block = []
-                await self.conversation.drained()
-        block.append(".")
-        self._write("\r\n".join(block))
+    async def _list(self, first: str, blocks: Iterator[str]) -> None:
+        # The first line leaves with the first block: short listings are one segment.
+        pending = first + "\r\n"
+        for block in blocks:
+            self.conversation.write((pending + block).encode("ascii"))
+            pending = ""
+            await self.conversation.drained()
+        self._write(pending + ".")
 
     def do_RETR(self, argument: bytes) -> Answer:
         """RFC 1939 section 5: the octets that were stored, with dots stuffed."""
         number = self._messages.number(argument)
-        return self._send(number, f"+OK {self._messages.item(number).size} octets", None)
+        return self._send(number, f"+OK {self._messages.size(number)} octets", None)
 
     def do_TOP(self, argument: bytes, lines: bytes) -> Answer:
         """RFC 1939 section 7: the header, the empty line, and so many lines of the body."""
@@ -104,7 +98,7 @@ class Handout(POP3Connection):
         if body_lines is None:
             self._retrieved += 1
             if len(self._fetched) < LIST_LIMIT:
-                self._fetched.append(self._messages.item(number).message_id)
+                self._fetched.append(self._messages.message_id(number))
         return None
 
     def do_DELE(self, argument: bytes) -> str:

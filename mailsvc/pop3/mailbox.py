@@ -7,14 +7,14 @@ has ended, however it ended.  The lock lives in this process, because one proces
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from twisted.internet.interfaces import IReactorTime
 
 from mailsvc.errors import MailsvcError, StorageFailure
+from mailsvc.mail.snapshot import Snapshot
 from mailsvc.pop3.maildrop import Maildrop
 from mailsvc.storage import mailboxes
-from mailsvc.storage.mailboxes import MaildropItem
 from mailsvc.storage.store import Store
 
 _REMOVED_AT_ONCE = 500
@@ -42,7 +42,7 @@ class Maildrops:
             raise MaildropInUse("another session has this maildrop open")
         self._locked.add(account_id)
         try:
-            items = await self._store.read(mailboxes.maildrop, account_id, self._clock.seconds())
+            items = await self._store.read(mailboxes.snapshot, account_id, self._clock.seconds())
         except BaseException:
             self._locked.discard(account_id)
             raise
@@ -52,8 +52,8 @@ class Maildrops:
 class OpenMaildrop:
     """One session's hold on a maildrop."""
 
-    def __init__(self, store: Store, account_id: int, items: Sequence[MaildropItem], locked: set[int]) -> None:
-        self.messages: Maildrop[MaildropItem] = Maildrop(items)
+    def __init__(self, store: Store, account_id: int, items: Snapshot, locked: set[int]) -> None:
+        self.messages = Maildrop(items)
         self._store = store
         self._account_id = account_id
         self._locked = locked

@@ -71,7 +71,7 @@ class POP3Server(Handout):
         self._leaving = True
         last_words = b"+OK bye\r\n"
         try:
-            removed = [item.message_id for item in maildrop.messages.marked]
+            removed = [maildrop.messages.message_id(number) for number in maildrop.messages.marked]
             deleted = await maildrop.commit()
             account = self._account
             assert account is not None

@@ -18,14 +18,15 @@ chosen at delivery.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mailsvc.errors import NotFound, StorageFailure
 from mailsvc.mail.message import Summary
+from mailsvc.mail.snapshot import BLOCK, Snapshot, SnapshotRow
 from mailsvc.storage.accounts import DELETE_ORPHAN
-from mailsvc.storage.rows import Cursor, many, maybe, one
+from mailsvc.storage.rows import Cursor, maybe, one
 
 PART_LIMIT = 256 * 1024
 """The most octets of a body part (the header block is one part, whatever its size)."""
@@ -51,16 +52,6 @@ class NewMessage:
     tls_optional: bool = False
     dsn_return: str | None = None
     envelope_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MaildropItem:
-    """One message in an account's maildrop; `size` is in octets as POP3 sends it, before dot-stuffing."""
-
-    uid: int
-    message_id: int
-    size: int
-    uidl: str
 
 
 def deliver(
@@ -120,17 +111,21 @@ def deliver(
     return int(message_id)
 
 
-def maildrop(txn: Cursor, account_id: int, now: float | None = None) -> list[MaildropItem]:
+def snapshot(txn: Cursor, account_id: int, now: float | None = None) -> Snapshot:
     """The account's items in the order of their uids, without those that are held beyond `now` (seconds since the
     epoch; None: all); empty also when there is no such account."""
-    rows = many(
-        txn.execute(
-            "SELECT uid, message_id, size, uidl FROM mailbox_item"
-            " WHERE account_id = ? AND (release_at IS NULL OR ? IS NULL OR release_at <= ?) ORDER BY uid",
-            (account_id, now, now),
-        )
+    txn.execute(
+        "SELECT uid, message_id, size, uidl FROM mailbox_item"
+        " WHERE account_id = ? AND (release_at IS NULL OR ? IS NULL OR release_at <= ?) ORDER BY uid",
+        (account_id, now, now),
     )
-    return [MaildropItem(*row) for row in rows]
+    return Snapshot(_blocks(txn))
+
+
+def _blocks(txn: Cursor) -> Iterator[list[SnapshotRow]]:
+    # Never all rows at once: 100,000 of them would be some 20 MB of Python objects for a moment.
+    while rows := txn.fetchmany(BLOCK):
+        yield rows
 
 
 def opening(txn: Cursor, account_id: int, uid: int) -> bytes | None:
