@@ -31,6 +31,7 @@ COMMANDS = {
     "config": "Check and describe the configuration.",
     "demo": "See mail taken in and fetched again, on temporary ports.",
     "domain": "The domains for which mail is taken.",
+    "mailbox": "What lies in a mailbox.",
     "route": "Where mail goes.",
     "user": "The people who have a mailbox.",
     "why": "What happened to a message, an address, a client.",
