@@ -63,12 +63,14 @@ def deliver(
     *,
     prefixes: Mapping[int, bytes] = MappingProxyType({}),
     release_at: float | None = None,
+    arrived: float | None = None,
     entropy: Callable[[int], str] = secrets.token_hex,
 ) -> int:
     """Store a message in the maildrops of `account_ids` (once in each), return the message's id.
 
     `prefixes` has by account what stands before the header in that maildrop (whole lines with CRLF); `release_at`,
-    seconds since the epoch, hides the items until then. `header` is the message's own header block with its empty
+    seconds since the epoch, hides the items until then. `arrived` is when it comes into these maildrops, from which its
+    age is counted; None: when it was received. `header` is the message's own header block with its empty
     line, `body` the rest in pieces of at most `PART_LIMIT` octets that are stored as they come. `NotFound` when an
     account is gone meanwhile, `StorageFailure` when header and body are not as long as the summary says; the caller's
     transaction (or savepoint) must then be rolled back, which `Database.write` does.
@@ -107,18 +109,24 @@ def deliver(
             " it was not stored (is the folder for temporary files full?)"
         )
     for account_id in dict.fromkeys(account_ids):
-        _add_item(txn, account_id, message_id, size, prefixes.get(account_id, b""), release_at, entropy)
+        prefix = prefixes.get(account_id, b"")
+        came = new.received_at if arrived is None else arrived
+        add_item(txn, account_id, message_id, size, prefix, came, release_at, entropy)
     return int(message_id)
 
 
-def snapshot(txn: Cursor, account_id: int, now: float | None = None) -> Snapshot:
+def snapshot(txn: Cursor, account_id: int, now: float | None = None, device: int | None = None) -> Snapshot:
     """The account's items in the order of their uids, without those that are held beyond `now` (seconds since the
-    epoch; None: all); empty also when there is no such account."""
-    txn.execute(
+    epoch; None: all) and those that `device` (its row id) has deleted; empty also when there is no such account."""
+    seen = (
         "SELECT uid, message_id, size, uidl FROM mailbox_item"
-        " WHERE account_id = ? AND (release_at IS NULL OR ? IS NULL OR release_at <= ?) ORDER BY uid",
-        (account_id, now, now),
+        " WHERE account_id = ? AND (release_at IS NULL OR ? IS NULL OR release_at <= ?)"
     )
+    if device is None:
+        txn.execute(f"{seen} ORDER BY uid", (account_id, now, now))
+    else:
+        deleted = "SELECT uid FROM device_item WHERE device_id = ? AND deleted IS NOT NULL"
+        txn.execute(f"{seen} AND uid NOT IN ({deleted}) ORDER BY uid", (account_id, now, now, device))
     return Snapshot(_blocks(txn))
 
 
@@ -196,15 +204,20 @@ def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[b
     return stored
 
 
-def _add_item(
+def add_item(
     txn: Cursor,
     account_id: int,
     message_id: int,
     message_size: int,
     prefix: bytes,
-    release_at: float | None,
-    entropy: Callable[[int], str],
-) -> None:
+    arrived: float,
+    release_at: float | None = None,
+    entropy: Callable[[int], str] = secrets.token_hex,
+) -> int:
+    """Put a stored message of `message_size` octets into a maildrop under a new uid and UIDL, and return the uid.
+
+    `NotFound` when the account is gone; the rest is as in `deliver`.
+    """
     size = message_size + len(prefix)
     row = maybe(
         txn.execute(
@@ -217,10 +230,11 @@ def _add_item(
         raise NotFound("the account that the message was for has been removed meanwhile")
     (uid,) = row
     txn.execute(
-        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (account_id, uid, message_id, size, uidl(uid, entropy(8)), prefix, release_at),
+        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at, arrived)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (account_id, uid, message_id, size, uidl(uid, entropy(8)), prefix, release_at, arrived),
     )
+    return int(uid)
 
 
 def uidl(uid: int, random_hex: str) -> str:

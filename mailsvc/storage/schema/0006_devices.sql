@@ -40,7 +40,8 @@ CREATE TABLE device_item (
     PRIMARY KEY (account_id, uid, device_id),
     FOREIGN KEY (account_id, uid) REFERENCES mailbox_item (account_id, uid) ON DELETE CASCADE
 ) WITHOUT ROWID;
-CREATE INDEX device_item_by_device ON device_item (device_id);
+-- For "what has this device deleted?", which is asked at its login.
+CREATE INDEX device_item_by_device ON device_item (device_id, deleted);
 
 -- An item that has left its maildrop and can still come back: uid, uidl, size and prefix as they were, "deleted" when,
 -- "why" by whose wish: 'deleted' by a client, which logged in with "credential", or 'expired' by its age ("credential"
