@@ -26,7 +26,7 @@ from mailsvc.errors import NotFound, StorageFailure
 from mailsvc.mail.message import Summary
 from mailsvc.mail.snapshot import BLOCK, Snapshot, SnapshotRow
 from mailsvc.storage.accounts import DELETE_ORPHAN
-from mailsvc.storage.rows import Cursor, maybe, one
+from mailsvc.storage.rows import Cursor, many, maybe, one
 
 PART_LIMIT = 256 * 1024
 """The most octets of a body part (the header block is one part, whatever its size)."""
@@ -64,13 +64,15 @@ def deliver(
     prefixes: Mapping[int, bytes] = MappingProxyType({}),
     release_at: float | None = None,
     arrived: float | None = None,
+    uidls: Mapping[int, str] = MappingProxyType({}),
     entropy: Callable[[int], str] = secrets.token_hex,
 ) -> int:
     """Store a message in the maildrops of `account_ids` (once in each), return the message's id.
 
     `prefixes` has by account what stands before the header in that maildrop (whole lines with CRLF); `release_at`,
     seconds since the epoch, hides the items until then. `arrived` is when it comes into these maildrops, from which its
-    age is counted; None: when it was received. `header` is the message's own header block with its empty
+    age is counted; None: when it was received. `uidls` has by account the unique-id that a message from another server
+    keeps, which nothing else in that account ever had; without one it gets a new one. `header` is the message's own header block with its empty
     line, `body` the rest in pieces of at most `PART_LIMIT` octets that are stored as they come. `NotFound` when an
     account is gone meanwhile, `StorageFailure` when header and body are not as long as the summary says; the caller's
     transaction (or savepoint) must then be rolled back, which `Database.write` does.
@@ -111,7 +113,7 @@ def deliver(
     for account_id in dict.fromkeys(account_ids):
         prefix = prefixes.get(account_id, b"")
         came = new.received_at if arrived is None else arrived
-        add_item(txn, account_id, message_id, size, prefix, came, release_at, entropy)
+        add_item(txn, account_id, message_id, size, prefix, came, release_at, entropy, uidls.get(account_id))
     return int(message_id)
 
 
@@ -136,17 +138,22 @@ def _blocks(txn: Cursor) -> Iterator[list[SnapshotRow]]:
         yield rows
 
 
-def opening(txn: Cursor, account_id: int, uid: int) -> bytes | None:
-    """The header block as this maildrop shows it: the item's own prefix, then part 0; None when the item is gone."""
-    row = maybe(
-        txn.execute(
-            "SELECT item.prefix, content.data FROM mailbox_item AS item"
-            " JOIN message_content AS content ON content.message_id = item.message_id AND content.part = 0"
-            " WHERE item.account_id = ? AND item.uid = ?",
-            (account_id, uid),
+def openings(txn: Cursor, account_id: int, uids: Sequence[int], parts: int | None = None) -> dict[int, list[bytes]]:
+    """By uid the first `parts` parts (None: all) of items as this maildrop shows them: the first is the item's own
+    prefix and the header block. Items that are gone are left out; the caller sees to it that all is not too much."""
+    found = {}
+    for uid in uids:
+        rows = many(
+            txn.execute(
+                "SELECT item.prefix, content.data FROM mailbox_item AS item"
+                " JOIN message_content AS content ON content.message_id = item.message_id"
+                " WHERE item.account_id = ? AND item.uid = ? AND (? IS NULL OR content.part < ?) ORDER BY content.part",
+                (account_id, uid, parts, parts),
+            )
         )
-    )
-    return None if row is None else bytes(row[0]) + bytes(row[1])
+        if rows:
+            found[uid] = [bytes(rows[0][0]) + bytes(rows[0][1]), *(bytes(data) for _, data in rows[1:])]
+    return found
 
 
 def note_wishes(txn: Cursor, message_id: int, wishes: Iterable[tuple[str, str | None, str | None]]) -> None:
@@ -213,10 +220,11 @@ def add_item(
     arrived: float,
     release_at: float | None = None,
     entropy: Callable[[int], str] = secrets.token_hex,
+    kept_uidl: str | None = None,
 ) -> int:
     """Put a stored message of `message_size` octets into a maildrop under a new uid and UIDL, and return the uid.
 
-    `NotFound` when the account is gone; the rest is as in `deliver`.
+    `kept_uidl` is the UIDL of a message that brings its own. `NotFound` when the account is gone; the rest is as in `deliver`.
     """
     size = message_size + len(prefix)
     row = maybe(
@@ -232,7 +240,7 @@ def add_item(
     txn.execute(
         "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at, arrived)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (account_id, uid, message_id, size, uidl(uid, entropy(8)), prefix, release_at, arrived),
+        (account_id, uid, message_id, size, kept_uidl or uidl(uid, entropy(8)), prefix, release_at, arrived),
     )
     return int(uid)
 
