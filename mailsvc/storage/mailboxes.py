@@ -72,10 +72,10 @@ def deliver(
     `prefixes` has by account what stands before the header in that maildrop (whole lines with CRLF); `release_at`,
     seconds since the epoch, hides the items until then. `arrived` is when it comes into these maildrops, from which its
     age is counted; None: when it was received. `uidls` has by account the unique-id that a message from another server
-    keeps, which nothing else in that account ever had; without one it gets a new one. `header` is the message's own header block with its empty
-    line, `body` the rest in pieces of at most `PART_LIMIT` octets that are stored as they come. `NotFound` when an
-    account is gone meanwhile, `StorageFailure` when header and body are not as long as the summary says; the caller's
-    transaction (or savepoint) must then be rolled back, which `Database.write` does.
+    keeps, which nothing else in that account ever had; without one it gets a new one. `header` is the message's own
+    header block with its empty line, `body` the rest in pieces of at most `PART_LIMIT` octets that are stored as they
+    come. `NotFound` when an account is gone meanwhile, `StorageFailure` when header and body are not as long as the
+    summary says; the caller's transaction (or savepoint) must then be rolled back, which `Database.write` does.
     """
     size = len(new.trace_header) + new.summary.size
     (message_id,) = one(
