@@ -31,6 +31,9 @@ from mailsvc.storage.rows import Cursor, many, maybe, one
 PART_LIMIT = 256 * 1024
 """The most octets of a body part (the header block is one part, whatever its size)."""
 
+ALL_PARTS = 1 << 31
+"""More parts than a message has."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
@@ -138,22 +141,26 @@ def _blocks(txn: Cursor) -> Iterator[list[SnapshotRow]]:
         yield rows
 
 
-def openings(txn: Cursor, account_id: int, uids: Sequence[int], parts: int | None = None) -> dict[int, list[bytes]]:
-    """By uid the first `parts` parts (None: all) of items as this maildrop shows them: the first is the item's own
-    prefix and the header block. Items that are gone are left out; the caller sees to it that all is not too much."""
+def openings(txn: Cursor, account_id: int, uids: Sequence[int], parts: int = ALL_PARTS) -> dict[int, list[bytes]]:
+    """By uid the first `parts` parts of items as this maildrop shows them: the first is the item's own prefix and the
+    header block. What a session saw and what was deleted meanwhile is found as long as it can come back; items that
+    are gone are left out. The caller sees to it that all is not too much."""
     found = {}
     for uid in uids:
-        rows = many(
-            txn.execute(
-                "SELECT item.prefix, content.data FROM mailbox_item AS item"
-                " JOIN message_content AS content ON content.message_id = item.message_id"
-                " WHERE item.account_id = ? AND item.uid = ? AND (? IS NULL OR content.part < ?) ORDER BY content.part",
-                (account_id, uid, parts, parts),
-            )
+        rows = many(txn.execute(_OPENING, (account_id, uid, parts))) or many(
+            txn.execute(_OPENING_OF_DELETED, (account_id, uid, parts))
         )
         if rows:
             found[uid] = [bytes(rows[0][0]) + bytes(rows[0][1]), *(bytes(data) for _, data in rows[1:])]
     return found
+
+
+_OPENING = (
+    "SELECT item.prefix, content.data FROM mailbox_item AS item"
+    " JOIN message_content AS content ON content.message_id = item.message_id"
+    " WHERE item.account_id = ? AND item.uid = ? AND content.part < ? ORDER BY content.part"
+)
+_OPENING_OF_DELETED = _OPENING.replace("mailbox_item", "deleted_item")
 
 
 def note_wishes(txn: Cursor, message_id: int, wishes: Iterable[tuple[str, str | None, str | None]]) -> None:
