@@ -49,7 +49,11 @@ from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
+from mailsvc.pop3.admission import Admission
+from mailsvc.pop3.devices import Keeping
+from mailsvc.pop3.housekeeping import Housekeeper
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rules import Helpers as POP3Helpers
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.sasl.scram import ITERATIONS
@@ -140,22 +144,26 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
     )
     intake = Intake(database, reactor, configuration.hostname, programs=programs)
-    maildrops = Maildrops(database, reactor)
+    pop = configuration.pop3
+    maildrops = Maildrops(database, reactor, Keeping(pop.device_days, pop.expire_days, pop.undelete_days))
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
-    authenticator = SaslAuthenticator(_authenticator(configuration, database, checker, portal, reactor))
+    engine = _authenticator(configuration, database, checker, portal, reactor)
+    admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
+    readers = POP3Helpers(maildrops, engine, admission)
     smtp_journal = SMTPJournal(journal)
     helpers = Helpers(
         intake,
         directory,
-        authenticator,
+        SaslAuthenticator(engine),
         gate=_watch(configuration, reactor, smtp_journal, trusted),
         senders=OwnSenders(database),
         journal=smtp_journal,
         bodies=Bodies(limits.body_memory, limits.body_total),
     )
-    service = MailService(configuration, reactor, database, checker, sessions, journal, programs)
+    housekeeper = Housekeeper(database, reactor, maildrops)
+    service = MailService(configuration, reactor, database, checker, sessions, journal, programs, housekeeper)
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
@@ -163,7 +171,7 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
 
     def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
         rules = _pop3_rules(configuration, name, implicit_tls)
-        return POP3Factory(rules, maildrops, portal, tls, reactor, sessions, journal)
+        return POP3Factory(rules, readers, tls, reactor, sessions, journal)
 
     listen = configuration.listen
     service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
@@ -274,7 +282,14 @@ def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> 
             handshake=patience.handshake,
             closing=patience.closing,
         ),
+        command_line=configuration.pop3.command_line,
+        auth_line=configuration.pop3.auth_line,
         errors=configuration.pop3.errors,
+        commands=configuration.pop3.commands,
+        early_commands=configuration.pop3.early_commands,
+        greeting=configuration.pop3.greeting,
+        implementation=configuration.pop3.implementation,
+        language=configuration.pop3.language,
     )
 
 
@@ -316,6 +331,7 @@ class MailService(MultiService):
         sessions: Sessions,
         journal: Journal,
         programs: Programs,
+        housekeeper: Housekeeper,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -326,6 +342,7 @@ class MailService(MultiService):
         self._sessions = sessions
         self._journal = journal
         self._programs = programs
+        self._housekeeper = housekeeper
         self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
@@ -356,6 +373,7 @@ class MailService(MultiService):
         globalLogPublisher.addObserver(self._shortage)
         self._checker.start()
         self._journal.start()
+        self._housekeeper.start()
         self._reactor.callWhenRunning(self._announce)
 
     def stopService(self) -> Deferred[None]:
@@ -377,6 +395,7 @@ class MailService(MultiService):
         if deadline.active():
             deadline.cancel()
         await logins_ended
+        await self._housekeeper.stop()
         # What the last sessions did is told too.
         await self._journal.stop()
         await self.database.close()

@@ -39,8 +39,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.login import WrongLogin
-from mailsvc.accounts.realm import AccountId
+from mailsvc.accounts.realm import PASSWORD as PASSWORD_CREDENTIAL
+from mailsvc.accounts.realm import Account, AccountId
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.program import Ended
@@ -50,6 +52,7 @@ from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.message import MessageScanner, Summary
 from mailsvc.mail.snapshot import MaildropItem
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rules import Helpers as POP3Helpers
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.smtp.defaults import PasswordAuthenticator
@@ -505,6 +508,7 @@ class MailHost:
         self.maildrops = Maildrops(self.store, self.reactor)
         self.clients: list[Client] = []
         self._portal = make_portal(self.checker)
+        self.readers = POP3Helpers(self.maildrops, Authenticator(self._portal))
         numbers = count(1)
         self.programs = FakePrograms()
         self.intake = Intake(
@@ -524,6 +528,10 @@ class MailHost:
         assert row is not None
         return row.id
 
+    def account(self, address: str, credential: str = PASSWORD_CREDENTIAL) -> Account:
+        """What a login as this gives."""
+        return Account(self.account_id(address), parse_address(address), credential)
+
     def smtp_factory(self, mode: Mode = MX, **rules: Any) -> SMTPFactory:
         made = replace(SMTPRules(mode, HOSTNAME, self.body, self.patience), **rules)
         return SMTPFactory(made, self.helpers, server_tls(), self.reactor, self.sessions)
@@ -531,7 +539,7 @@ class MailHost:
     def pop3_factory(self, *, implicit_tls: bool = False, **rules: Any) -> POP3Factory:
         name = "pop3s" if implicit_tls else "pop3"
         made = replace(POP3Rules(name, implicit_tls, HOSTNAME, self.patience), **rules)
-        return POP3Factory(made, self.maildrops, self._portal, server_tls(), self.reactor, self.sessions)
+        return POP3Factory(made, self.readers, server_tls(), self.reactor, self.sessions)
 
     def connect(
         self, factory: IProtocolFactory, *, inside_tls: bool = False, peer: IAddress = PEER, window: int | None = None
@@ -616,12 +624,7 @@ class MailHost:
         return int(self.store.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
 
     def _parts(self, account_id: int, item: MaildropItem) -> Iterator[bytes]:
-        yield self.store.now(mailboxes.opening, account_id, item.uid) or b""
-        for part in count(1):
-            piece = self.store.now(mailboxes.content_part, item.message_id, part)
-            if piece is None:
-                return
-            yield piece
+        yield from self.store.now(mailboxes.openings, account_id, [item.uid]).get(item.uid, [])
 
     def end(self) -> None:
         """Hang up whatever is still connected."""
@@ -676,7 +679,7 @@ class MailCase(SynchronousTestCase):
         left = [str(call) for call in host.reactor.getDelayedCalls()]
         self.assertEqual(left, [], "timers were left behind")
         self.assertEqual(len(host.sessions), 0, "sessions were left behind")
-        self.assertEqual(host.maildrops._locked, set(), "a maildrop is still locked")
+        self.assertEqual(host.maildrops._holds, {}, "a maildrop is still locked")
         host.store.connection.close()
 
 

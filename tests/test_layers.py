@@ -28,7 +28,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
-        mailsvc.pop3.maildrop mailsvc.pop3.session
+        mailsvc.pop3.maildrop mailsvc.pop3.devices mailsvc.pop3.session mailsvc.pop3.texts mailsvc.pop3.admission
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
@@ -43,6 +43,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
+        mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
@@ -61,7 +62,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction
-        mailsvc.pop3.mailbox mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout mailsvc.pop3.server
+        mailsvc.pop3.mailbox mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout mailsvc.pop3.server
+        mailsvc.pop3.login
         """,
     5: "mailsvc.service",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",

@@ -11,7 +11,7 @@ the client has gone, deletes that are being committed when the client goes.  So 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,17 +23,18 @@ from zope.interface import implementer
 
 from mailsvc.accounts.realm import Account
 from mailsvc.journal import ConnectionJournal, Journal
-from mailsvc.pop3.mailbox import OpenMaildrop
-from mailsvc.pop3.maildrop import NoSuchMessage
+from mailsvc.pop3.login import LoginDialogue
+from mailsvc.pop3.mailbox import Carried, OpenMaildrop
 from mailsvc.pop3.rules import Rules
-from mailsvc.pop3.session import CommandError, State, parse_command, refusal
+from mailsvc.pop3.session import State, parse_command, refusal
+from mailsvc.pop3.texts import DEFAULT, Refusal, Reply, says
 from mailsvc.tls.server import tls_facts
 from mailsvc.wire.conversation import Conversation
 from mailsvc.wire.lines import BareLineFeed, Event, Line, LineTooLong
 from mailsvc.wire.sessions import peer_name
 
-Answer = str | Awaitable[str | None] | None
-"""A handler's reply without its line end; None when it has written what was to be said."""
+Answer = Reply | Awaitable[Reply | None] | None
+"""A handler's reply; None when it has written what was to be said."""
 
 
 @implementer(IHandshakeListener)
@@ -57,14 +58,19 @@ class POP3Connection(pop3.POP3):
         self._service_journal = journal
         self._journal: ConnectionJournal = journal.connection(rules.name, "unknown")
         self._peer = "unknown"
+        self._clock = clock
         self._errors = 0
+        self._commands = 0
+        self._language = DEFAULT
+        # Whether the client takes UTF-8 in messages (RFC 6856 section 2).
+        self._utf8 = False
         self._username: bytes | None = None
         self._account: Account | None = None
         self._open: OpenMaildrop | None = None
         self._retrieved = 0
         self._fetched: list[int] = []
         self._leaving = False
-        self._login: Deferred[Any] | None = None
+        self._login: Deferred[Any] | LoginDialogue | None = None
         self._stopping = False
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
@@ -99,7 +105,7 @@ class POP3Connection(pop3.POP3):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: marks are dropped, nothing is deleted (RFC 1939 section 6)."""
         if self._account is not None and not self._leaving:
-            self._tell_of_maildrop(self._account, (), orderly=False)
+            self._tell_of_maildrop(self._account, (), None)
         self._journal.disconnected(reason.getErrorMessage())
         self.conversation.connection_lost()
         if self._login is not None:
@@ -109,18 +115,19 @@ class POP3Connection(pop3.POP3):
             self._leave()
         self.factory.sessions.ended(self)
 
-    def _tell_of_maildrop(self, account: Account, removed: Sequence[int], *, orderly: bool, deleted: int = 0) -> None:
+    def _tell_of_maildrop(self, account: Account, removed: Sequence[int], done: Carried | None) -> None:
         self._journal.maildrop_closed(
             str(account.address),
+            account.credential,
             retrieved=self._retrieved,
-            deleted=deleted,
-            orderly=orderly,
             fetched=self._fetched,
             removed=removed,
+            done=done,
         )
 
     def _greet(self) -> None:
-        self._write(f"+OK {self._rules.hostname} POP3 ready")
+        greeting = self._rules.greeting
+        self._write(f"+OK {greeting}" if greeting else says("ready", hostname=self._rules.hostname).line())
 
     def _leave(self) -> None:
         maildrop, self._open = self._open, None
@@ -133,14 +140,16 @@ class POP3Connection(pop3.POP3):
         """One line."""
         match event:
             case Line(data):
-                outcome = self._command(data)
+                outcome = self._line(data)
             case LineTooLong():
-                outcome = "-ERR the line is too long"
+                self._end_dialogue()
+                outcome = says("line_too_long")
             case BareLineFeed():
-                outcome = "-ERR a line ends with CRLF, not with LF alone"
+                self._end_dialogue()
+                outcome = says("bare_line_feed")
             case _:
                 raise AssertionError("POP3 has no bodies to read")
-        if outcome is None or isinstance(outcome, str):
+        if outcome is None or isinstance(outcome, Reply):
             self._answer(outcome)
             return None
         return self._answer_later(outcome)
@@ -148,7 +157,8 @@ class POP3Connection(pop3.POP3):
     def handler_failed(self, failure: Failure) -> None:
         """Our own mistake: say so, keep the session, and log it."""
         self._journal.defect(failure)
-        self._answer("-ERR [SYS/TEMP] local trouble; try again later")
+        self._end_dialogue()
+        self._answer(says("trouble"))
 
     def patience_ended(self, waiting_for: str) -> bytes:
         """The last words to a client that let us wait: none, RFC 1939 section 3 wants the connection closed without."""
@@ -166,34 +176,59 @@ class POP3Connection(pop3.POP3):
         self.conversation.abort()
 
     def _say_goodbye(self) -> None:
-        self.conversation.close(b"-ERR [SYS/TEMP] the service is shutting down; nothing is deleted\r\n")
+        self.conversation.close(self._octets(says("stopping")))
 
-    async def _answer_later(self, outcome: Awaitable[str | None]) -> None:
+    async def _answer_later(self, outcome: Awaitable[Reply | None]) -> None:
         self._answer(await outcome)
 
-    def _answer(self, answer: str | None) -> None:
+    def _answer(self, answer: Reply | None) -> None:
         if answer is not None:
-            self._write(answer)
-            if answer.startswith("-ERR"):
-                self._journal.answered("command", answer)
+            self.conversation.write(self._octets(answer))
+            if answer.is_error:
+                self._journal.answered("command", answer.line())
                 self._errors += 1
                 if self._errors >= self._rules.errors:
-                    self._journal.refused("session", "too many errors")
-                    self.conversation.close()
+                    self._end("too many errors")
+                elif answer.text == "commands":
+                    self._end("too many commands")
         if self._stopping:
             self._say_goodbye()
 
-    def _write(self, answer: str) -> None:
-        # Nothing of the client's own words is in a reply, so that ASCII is sure.
-        self.conversation.write(answer.encode("ascii") + b"\r\n")
+    def _end(self, why: str) -> None:
+        self._journal.refused("session", why)
+        self.conversation.close()
+
+    def _octets(self, answer: Reply) -> bytes:
+        """The line in the language of the session, with its end: ASCII before LANG, UTF-8 after it."""
+        return answer.line(self._language).encode("utf-8") + b"\r\n"
+
+    def _write(self, text: str) -> None:
+        self.conversation.write(text.encode("utf-8") + b"\r\n")
+
+    def _write_lines(self, first: Reply, lines: Iterable[str]) -> None:
+        """A multi-line reply of bounded length, none of whose lines begins with a dot."""
+        self._write("\r\n".join((first.line(self._language), *lines, ".")))
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def _line(self, line: bytes) -> Answer:
+        """What a line of the client comes to: a command, here."""
+        return self._command(line)
+
+    def _end_dialogue(self) -> None:
+        """What was begun with more than one line is over; here there is nothing of the kind."""
 
     def _command(self, line: bytes) -> Answer:
+        self._commands += 1
+        early = self._state is State.AUTHORIZATION
+        if self._commands > (self._rules.early_commands if early else self._rules.commands):
+            return says("commands")
         try:
             verb, arguments = parse_command(line)
             refused = refusal(verb, len(arguments), self._state, secured=self._secured)
             if refused is not None:
-                return f"-ERR {refused}"
+                return refused
             handler: Callable[..., Answer] = getattr(self, f"do_{verb}")
             return handler(*arguments)
-        except (CommandError, NoSuchMessage) as error:
-            return f"-ERR {error}"
+        except Refusal as error:
+            return error.reply

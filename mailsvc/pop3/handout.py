@@ -14,6 +14,7 @@ from mailsvc.mail.event import LIST_LIMIT
 from mailsvc.pop3.connection import Answer, POP3Connection
 from mailsvc.pop3.mailbox import OpenMaildrop
 from mailsvc.pop3.maildrop import Maildrop
+from mailsvc.pop3.texts import Reply, says
 from mailsvc.wire.lines import stuffed
 
 
@@ -29,17 +30,17 @@ class Handout(POP3Connection):
     def _messages(self) -> Maildrop:
         return self._maildrop.messages
 
-    def do_STAT(self) -> str:
+    def do_STAT(self) -> Reply:
         """RFC 1939 section 5."""
-        return f"+OK {self._messages.count} {self._messages.octets}"
+        return says("", data=f"{self._messages.count} {self._messages.octets}")
 
     def do_LIST(self, argument: bytes | None = None) -> Answer:
         """RFC 1939 section 5."""
         messages = self._messages
         if argument is not None:
             number = messages.number(argument)
-            return f"+OK {number} {messages.size(number)}"
-        first = f"+OK {messages.count} messages, {messages.octets} octets"
+            return says("", data=f"{number} {messages.size(number)}")
+        first = says("maildrop", messages=messages.count, octets=messages.octets)
         return self._list(first, messages.sizes())
 
     def do_UIDL(self, argument: bytes | None = None) -> Answer:
@@ -47,14 +48,14 @@ class Handout(POP3Connection):
         messages = self._messages
         if argument is not None:
             number = messages.number(argument)
-            return f"+OK {number} {messages.item(number).uidl}"
-        return self._list("+OK", messages.uidls())
+            return says("", data=f"{number} {messages.item(number).uidl}")
+        return self._list(says(""), messages.uidls())
 
-    async def _list(self, first: str, blocks: Iterator[str]) -> None:
+    async def _list(self, first: Reply, blocks: Iterator[str]) -> None:
         # The first line leaves with the first block: short listings are one segment.
-        pending = first + "\r\n"
+        pending = first.line(self._language) + "\r\n"
         for block in blocks:
-            self.conversation.write((pending + block).encode("ascii"))
+            self.conversation.write((pending + block).encode("utf-8"))
             pending = ""
             await self.conversation.drained()
         self._write(pending + ".")
@@ -62,16 +63,16 @@ class Handout(POP3Connection):
     def do_RETR(self, argument: bytes) -> Answer:
         """RFC 1939 section 5: the octets that were stored, with dots stuffed."""
         number = self._messages.number(argument)
-        return self._send(number, f"+OK {self._messages.size(number)} octets", None)
+        return self._send(number, says("octets", octets=self._messages.size(number)), None)
 
     def do_TOP(self, argument: bytes, lines: bytes) -> Answer:
         """RFC 1939 section 7: the header, the empty line, and so many lines of the body."""
         number = self._messages.number(argument)
         if not (lines.isdigit() and len(lines) <= 10):
-            return "-ERR a number of lines is needed"
-        return self._send(number, "+OK top of message follows", int(lines))
+            return says("lines_needed")
+        return self._send(number, says("top"), int(lines))
 
-    async def _send(self, number: int, first: str, body_lines: int | None) -> str | None:
+    async def _send(self, number: int, first: Reply, body_lines: int | None) -> Reply | None:
         """Write message ``number`` whole, or its header and ``body_lines`` lines of its body."""
         begun = False
         at_line_start = True
@@ -81,7 +82,7 @@ class Handout(POP3Connection):
                     piece, body_lines = _first_lines(piece, body_lines)
                 octets = stuffed(piece, at_line_start)
                 # One write for the status line and the header: small messages leave in one segment.
-                self.conversation.write(octets if begun else first.encode("ascii") + b"\r\n" + octets)
+                self.conversation.write(octets if begun else self._octets(first) + octets)
                 begun = True
                 at_line_start = piece.endswith(b"\n") if piece else at_line_start
                 await self.conversation.drained()
@@ -90,31 +91,32 @@ class Handout(POP3Connection):
         except TemporaryFailure as error:
             self._journal.unavailable("reading a message", error)
             if not begun:
-                return "-ERR [SYS/TEMP] the message cannot be read now; try again later"
+                return says("unread")
             # Inside a message there is no way to say "error": a cut connection is the only honest end.
             self.conversation.abort()
             return None
         self.conversation.write(b".\r\n" if at_line_start else b"\r\n.\r\n")
         if body_lines is None:
             self._retrieved += 1
+            self._maildrop.fetched(number)
             if len(self._fetched) < LIST_LIMIT:
                 self._fetched.append(self._messages.message_id(number))
         return None
 
-    def do_DELE(self, argument: bytes) -> str:
+    def do_DELE(self, argument: bytes) -> Reply:
         """RFC 1939 section 5."""
         number = self._messages.number(argument)
         self._messages.delete(number)
-        return f"+OK message {number} deleted"
+        return says("message_deleted", number=number)
 
-    def do_RSET(self) -> str:
+    def do_RSET(self) -> Reply:
         """RFC 1939 section 5."""
         self._messages.reset()
-        return f"+OK {self._messages.count} messages, {self._messages.octets} octets"
+        return says("maildrop", messages=self._messages.count, octets=self._messages.octets)
 
-    def do_NOOP(self) -> str:
+    def do_NOOP(self) -> Reply:
         """RFC 1939 section 5."""
-        return "+OK"
+        return says("")
 
 
 def _first_lines(piece: bytes, lines: int) -> tuple[bytes, int]:

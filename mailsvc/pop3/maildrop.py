@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterator
 from itertools import compress
 
-from mailsvc.errors import MailsvcError
 from mailsvc.mail.snapshot import BLOCK, MaildropItem, Snapshot
+from mailsvc.pop3.texts import Refusal
 
 _NUMBER = re.compile(rb"[0-9]{1,10}\Z")
 
 
-class NoSuchMessage(MailsvcError):
-    """The argument does not name a message of this session; the message is the text behind -ERR."""
+class NoSuchMessage(Refusal):
+    """The argument does not name a message of this session."""
 
 
 class Maildrop:
@@ -45,12 +45,12 @@ class Maildrop:
     def number(self, argument: bytes) -> int:
         """The message number that ``argument`` spells.  Raises `NoSuchMessage`, also for a deleted one."""
         if not _NUMBER.match(argument):
-            raise NoSuchMessage("a message number is needed")
+            raise NoSuchMessage("number_needed")
         number = int(argument)
         if not 1 <= number <= len(self._left):
-            raise NoSuchMessage(f"no such message, there are {len(self._left)}")
+            raise NoSuchMessage("no_message", messages=len(self._left))
         if not self._left[number - 1]:
-            raise NoSuchMessage(f"message {number} is deleted")
+            raise NoSuchMessage("deleted", number=number)
         return number
 
     def item(self, number: int) -> MaildropItem:
