@@ -150,13 +150,15 @@ def openings(txn: Cursor, account_id: int, uids: Sequence[int], parts: int = ALL
         rows = many(txn.execute(_OPENING, (account_id, uid, parts))) or many(
             txn.execute(_OPENING_OF_DELETED, (account_id, uid, parts))
         )
-        if rows:
-            found[uid] = [bytes(rows[0][0]) + bytes(rows[0][1]), *(bytes(data) for _, data in rows[1:])]
+        # A part that is missing ends the beginning: what stands behind it would be taken for the part itself.
+        pieces = [bytes(data) for number, (part, data, _) in enumerate(rows) if part == number]
+        if pieces:
+            found[uid] = [bytes(rows[0][2]) + pieces[0], *pieces[1:]]
     return found
 
 
 _OPENING = (
-    "SELECT item.prefix, content.data FROM mailbox_item AS item"
+    "SELECT content.part, content.data, item.prefix FROM mailbox_item AS item"
     " JOIN message_content AS content ON content.message_id = item.message_id"
     " WHERE item.account_id = ? AND item.uid = ? AND content.part < ? ORDER BY content.part"
 )
