@@ -264,7 +264,7 @@ class Play:
         return self.host.store.connection.execute(question, (self._account,)).fetchall()
 
     def _empty(self) -> None:
-        for table in ("mailbox_item", "message"):
+        for table in ("mailbox_item", "deleted_item", "message"):
             self.host.store.connection.execute(f"DELETE FROM {table}")
 
 

@@ -33,7 +33,7 @@ class LockTests(MailCase):
     def is_free(self, host: MailHost) -> bool:
         """Whether somebody can log in; the lock is given back at once."""
         try:
-            self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(host.account_id(ALICE)))).release()
+            self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(host.account(ALICE)))).release()
         except MaildropInUse:
             return False
         return True
@@ -43,7 +43,7 @@ class LockTests(MailCase):
         for end in ("quit", "lost", "timeout", "abort", "errors"):
             host = self.host()
             client = host.reader(errors=3)
-            self.assertFalse(host.maildrops._locked == set(), end)
+            self.assertFalse(host.maildrops._holds == {}, end)
             match end:
                 case "quit":
                     client.ask(b"QUIT")
@@ -86,9 +86,9 @@ class LockTests(MailCase):
         host.store.held = True
         client.send(b"QUIT\r\n")
         client.hang_up()
-        self.assertEqual(host.maildrops._locked, {host.account_id(ALICE)})
+        self.assertEqual(list(host.maildrops._holds), [host.account_id(ALICE)])
         host.store.release()
-        self.assertEqual((host.maildrops._locked, host.mail_of()), (set(), []))
+        self.assertEqual((host.maildrops._holds, host.mail_of()), ({}, []))
 
     def test_failed_login_takes_no_lock(self) -> None:
         """When the maildrop cannot be read there is no session, and no lock."""
@@ -109,7 +109,7 @@ class LockTests(MailCase):
     def test_release_twice(self) -> None:
         """A second release does not take the lock of the next session away."""
         host = self.host()
-        account = host.account_id(ALICE)
+        account = host.account(ALICE)
         first = self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(account)))
         first.release()
         second = self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(account)))
@@ -155,7 +155,7 @@ class DeleteTests(MailCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         host.store.failure = None
         self.assertEqual(len(host.mail_of()), 1)
-        self.assertEqual(host.maildrops._locked, set())
+        self.assertEqual(host.maildrops._holds, {})
 
     def test_nothing_to_delete(self) -> None:
         """QUIT without deletes does not write."""
@@ -174,7 +174,7 @@ class DeleteTests(MailCase):
         client.send(b"".join(b"DELE %d\r\n" % number for number in range(1, 1201)))
         host.store.calls.clear()
         client.ask(b"QUIT")
-        self.assertEqual((host.store.calls, host.mail_of()), (["delete_items"] * 3, []))
+        self.assertEqual((host.store.calls, host.mail_of()), (["carry_out"] * 3, []))
 
     def test_shared_message(self) -> None:
         """What one recipient deletes stays with the other."""
@@ -462,7 +462,7 @@ class ShutDownTests(MailCase):
         client.settle()
         self.assertTrue(client.take().endswith(b"nothing is deleted\r\n"))
         client.close_tls()
-        self.assertEqual(host.maildrops._locked, set())
+        self.assertEqual(host.maildrops._holds, {})
 
 
 class TypeTests(MailCase):
