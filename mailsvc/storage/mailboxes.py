@@ -233,7 +233,8 @@ def add_item(
 ) -> int:
     """Put a stored message of `message_size` octets into a maildrop under a new uid and UIDL, and return the uid.
 
-    `kept_uidl` is the UIDL of a message that brings its own. `NotFound` when the account is gone; the rest is as in `deliver`.
+    `kept_uidl` is the UIDL of a message that brings its own. `NotFound` when the account is gone; the rest is as in
+    `deliver`.
     """
     size = message_size + len(prefix)
     row = maybe(
