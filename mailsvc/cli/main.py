@@ -22,6 +22,7 @@ import click
 
 from mailsvc import __version__
 from mailsvc.config import InForce, Surroundings, load
+from mailsvc.config.settings import Pop3, Smtp
 from mailsvc.errors import MailsvcError
 from mailsvc.surroundings import surroundings
 
@@ -61,6 +62,16 @@ class Common:
     def scram(self) -> bool:
         """Whether SCRAM verifiers are kept; raises ConfigurationRefused."""
         return self._nameless().configuration.accounts.scram
+
+    @property
+    def smtp(self) -> Smtp:
+        """The limits of what is taken in; raises ConfigurationRefused."""
+        return self._nameless().configuration.smtp
+
+    @property
+    def pop3(self) -> Pop3:
+        """How long mail is kept, among others; raises ConfigurationRefused."""
+        return self._nameless().configuration.pop3
 
     def _nameless(self) -> InForce:
         return self._load(Surroundings(fqdn=lambda: "localhost", privileged=False))  # nobody needs the resolver here

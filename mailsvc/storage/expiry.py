@@ -19,6 +19,9 @@ from mailsvc.storage.rows import Cursor, many, maybe, one
 
 _DAY = 86_400.0
 
+LONGEST_EXPIRY = 36_500
+"""Days."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnExpiry:
@@ -38,6 +41,12 @@ def own_expiry(txn: Cursor) -> OwnExpiry:
         )
     )
     return OwnExpiry(int(shortest or 0), bool(count))
+
+
+def own_expire_days(txn: Cursor, account_id: int) -> int | None:
+    """What an account says itself: days, 0 for never, None for nothing."""
+    (days,) = one(txn.execute("SELECT expire_days FROM account WHERE id = ?", (account_id,)))
+    return None if days is None else int(days)
 
 
 def expiring_accounts(txn: Cursor, days: int, after: int, limit: int = 1000) -> list[tuple[int, int]]:
