@@ -36,6 +36,7 @@ LEVELS: dict[int, str] = {
         mailsvc.gate.guesses
         mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.loops mailsvc.directory.quota
         mailsvc.directory.program
+        mailsvc.mailbox.lineends mailsvc.mailbox.maildir mailsvc.mailbox.mbox mailsvc.mailbox.uidlist
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
@@ -43,6 +44,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
+        mailsvc.storage.imports mailsvc.storage.exports
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
@@ -55,8 +57,10 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
+        mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
     4: """
+        mailsvc.mailbox.importing mailsvc.mailbox.exporting
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
