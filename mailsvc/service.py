@@ -290,6 +290,7 @@ def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> 
         greeting=configuration.pop3.greeting,
         implementation=configuration.pop3.implementation,
         language=configuration.pop3.language,
+        refuse_utf8=configuration.pop3.refuse_utf8,
     )
 
 

@@ -298,8 +298,27 @@ class RetrieveTests(MailCase):
         client = host.reader()
         host.store.connection.execute("DELETE FROM mailbox_item")
         host.store.connection.execute("DELETE FROM message")
-        self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/TEMP] the message cannot be read now; try again later\r\n")
+        self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/PERM] the message is not there any more\r\n")
         self.assertEqual(client.ask(b"NOOP"), b"+OK\r\n")
+
+    def test_refused_without_utf8(self) -> None:
+        """Where that is wanted, only a session with UTF8 gets an internationalised message; another 8-bit one all get.
+
+        Rule: RFC 6856 section 5 response code UTF8
+        """
+        host = self.host()
+        host.put_message("Subject: für\r\n\r\n".encode())
+        host.put_message("Subject: für\r\n\r\n".encode("latin-1"))
+        client = host.reader(refuse_utf8=True)
+        refused = b"-ERR [UTF8] the message needs UTF-8; say UTF8 before you log in\r\n"
+        self.assertEqual((client.ask(b"RETR 1"), client.ask(b"TOP 1 0")), (refused, refused))
+        self.assertTrue(client.ask(b"RETR 2").startswith(b"+OK"))
+        client.ask(b"QUIT")
+        client = host.secured_pop3(refuse_utf8=True)
+        client.ask(b"UTF8")
+        client.ask(b"USER " + ALICE.encode())
+        client.ask(b"PASS " + PASSWORD.encode())
+        self.assertEqual(unstuffed(client.ask(b"RETR 1")), "Subject: für\r\n\r\n".encode())
 
     def test_timer_stands_while_sending(self) -> None:
         """A message that takes longer to fetch than the idle limit is fetched."""

@@ -156,6 +156,9 @@ class Pop3:
     language: str = _setting(
         "en", Choice(("en", "de", "fr", "es", "zh")), "The language that a client gets with LANG *."
     )
+    refuse_utf8: bool = _setting(
+        False, Switch(), "Whether a message with UTF-8 in its header is refused to a client that has not said UTF8."
+    )
     idle_seconds: float = _setting(
         600.0,
         Seconds(0.1, _DAY),

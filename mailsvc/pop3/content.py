@@ -29,6 +29,10 @@ _MESSAGES_AHEAD = 100
 """The most messages of one journey: of tiny ones, too, it must not keep a thread for long."""
 
 
+class MessageGone(StorageFailure):
+    """A message, or a part of it, is not in the database any more: asking again in this session is of no use."""
+
+
 class Content:
     """What one session reads of its maildrop, by message numbers from 1 on; one message at a time."""
 
@@ -42,7 +46,7 @@ class Content:
     async def pieces(self, number: int) -> AsyncIterator[bytes]:
         """Message ``number``: first its header block with the empty line (perhaps nothing), then its body in pieces.
 
-        Raises `mailsvc.errors.StorageFailure`, also when the message was removed by somebody else meanwhile.
+        Raises `mailsvc.errors.StorageFailure`, `MessageGone` when the message was removed by somebody else meanwhile.
         """
         size = self._items.sizes[number - 1]
         given = part = 0
@@ -53,7 +57,7 @@ class Content:
         while given < size:
             following = await self._store.read(mailboxes.content_part, self._items.message_ids[number - 1], part)
             if following is None:
-                raise StorageFailure(f"part {part} of message {self._items[number - 1].uidl} is gone")
+                raise MessageGone(f"part {part} of message {self._items[number - 1].uidl} is gone")
             yield following
             given += len(following)
             part += 1
@@ -73,7 +77,7 @@ class Content:
             parts = await self._journey(self._row(number) if in_a_row else [number], mailboxes.ALL_PARTS)
             self._ahead = parts
         if number not in parts:
-            raise StorageFailure(f"message {self._items[number - 1].uidl} is gone")
+            raise MessageGone(f"message {self._items[number - 1].uidl} is gone")
         return parts[number]
 
     def _row(self, number: int) -> list[int]:

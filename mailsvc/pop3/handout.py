@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.event import LIST_LIMIT
 from mailsvc.pop3.connection import Answer, POP3Connection
+from mailsvc.pop3.content import MessageGone
 from mailsvc.pop3.mailbox import OpenMaildrop
 from mailsvc.pop3.maildrop import Maildrop
 from mailsvc.pop3.texts import Reply, says
@@ -78,6 +79,8 @@ class Handout(POP3Connection):
         at_line_start = True
         try:
             async for piece in self._maildrop.content(number):
+                if not begun and self._rules.refuse_utf8 and not self._utf8 and _needs_utf8(piece):
+                    return says("needs_utf8")
                 if begun and body_lines is not None:
                     piece, body_lines = _first_lines(piece, body_lines)
                 octets = stuffed(piece, at_line_start)
@@ -91,7 +94,7 @@ class Handout(POP3Connection):
         except TemporaryFailure as error:
             self._journal.unavailable("reading a message", error)
             if not begun:
-                return says("unread")
+                return says("gone") if isinstance(error, MessageGone) else says("unread")
             # Inside a message there is no way to say "error": a cut connection is the only honest end.
             self.conversation.abort()
             return None
@@ -117,6 +120,17 @@ class Handout(POP3Connection):
     def do_NOOP(self) -> Reply:
         """RFC 1939 section 5."""
         return says("")
+
+
+def _needs_utf8(header: bytes) -> bool:
+    """Whether a header block is internationalised (RFC 6532): octets that are UTF-8 and not ASCII."""
+    if header.isascii():
+        return False
+    try:
+        header.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _first_lines(piece: bytes, lines: int) -> tuple[bytes, int]:

@@ -18,7 +18,8 @@ class Rules:
     ``command_line`` and ``auth_line``: octets with CRLF (RFC 5034 section 4 wants 12288 for the latter).  ``errors``,
     ``commands``: before the session is ended; ``early_commands``: the same before login.  ``greeting``: the text of the
     first line, "" for the host's name.  ``implementation``: what CAPA says we are, "" for nothing.  ``language``: what
-    ``LANG *`` stands for (RFC 6856 section 3.2).
+    ``LANG *`` stands for (RFC 6856 section 3.2).  ``refuse_utf8``: internationalised messages are refused before UTF8
+    (RFC 6856 section 2.1 leaves the choice).
     """
 
     name: str
@@ -33,6 +34,7 @@ class Rules:
     greeting: str = ""
     implementation: str = "mailsvc"
     language: str = DEFAULT
+    refuse_utf8: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class POP3Server(Handout):
             answer = error.reply if isinstance(error, Refusal) else says("in_use")
             self._journal.refused("maildrop", answer.line(), recipients=(str(account.address),))
             return answer
-        except TemporaryFailure as error:
+        except FAILURES as error:
             return self._refused(error, str(account.address), mechanism)
         if self.conversation.lost or self.conversation.closing:
             maildrop.release()
