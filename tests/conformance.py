@@ -129,6 +129,7 @@ REQUIRED: dict[str, Group] = {
     },
     "POP3": {
         "A model of the maildrop agrees with every reply": "RFC 1939 sections 3 to 7",
+        "UTF8: before it, an internationalised message is downgraded": "RFC 6856 section 2.1, RFC 6857",
     },
     "Trace": {
         "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",
