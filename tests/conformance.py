@@ -129,6 +129,18 @@ REQUIRED: dict[str, Group] = {
     },
     "POP3": {
         "A model of the maildrop agrees with every reply": "RFC 1939 sections 3 to 7",
+        "POP3: CAPA names what can be used": "RFC 2449 section 5",
+        "POP3: response codes": "RFC 2449 section 8, RFC 3206",
+        "POP3: LOGIN-DELAY": "RFC 2449 section 6.5",
+        "POP3: SASL in CAPA": "RFC 5034 section 3",
+        "POP3: AUTH with and without initial response, = and *": "RFC 5034 section 4",
+        "POP3: AUTH before login only": "RFC 5034 section 4",
+        "POP3: AUTH responses of 12288 octets": "RFC 5034 section 4",
+        "POP3: AUTH and SYS/TEMP as codes of a login": "RFC 3206 section 4",
+        "POP3: UTF8 before login": "RFC 6856 section 2",
+        "POP3: UTF-8 in USER and PASS": "RFC 6856 section 2.2",
+        "POP3: UTF8 as a code": "RFC 6856 section 5",
+        "POP3: LANG": "RFC 6856 section 3",
         "UTF8: before it, an internationalised message is downgraded": "RFC 6856 section 2.1, RFC 6857",
     },
     "Trace": {

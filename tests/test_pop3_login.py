@@ -78,7 +78,7 @@ class AuthTests(LoginCase):
     def test_offer(self) -> None:
         """CAPA and AUTH name the same mechanisms, the strongest first; in clear none.
 
-        Rule: RFC 5034 section 3 SASL in CAPA
+        Rule: POP3: SASL in CAPA
         """
         host = self.auth_host()
         self.assertNotIn(b"SASL", host.pop3().ask(b"CAPA"))
@@ -89,7 +89,7 @@ class AuthTests(LoginCase):
     def test_scram(self) -> None:
         """SCRAM lets the owner in, with and without an initial response; the server's proof is a challenge of its own.
 
-        Rule: RFC 5034 section 4 initial response, = and *
+        Rule: POP3: AUTH with and without initial response, = and *
         """
         host = self.auth_host()
         client = host.secured_pop3()
@@ -117,7 +117,7 @@ class AuthTests(LoginCase):
     def test_unknown_and_wrong_are_the_same(self) -> None:
         """A wrong proof and an unknown name: the same lines, of the same length, after the same wait.
 
-        Rule: RFC 3206 section 4 AUTH
+        Rule: POP3: AUTH and SYS/TEMP as codes of a login
         """
         seen = []
         for name in (ALICE, "nobody@example.org"):

@@ -111,7 +111,7 @@ class CapabilityTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """STLS before TLS only; USER, SASL, UTF8 and LANG inside TLS only; the others always.
 
-        Rule: RFC 2449 section 5 CAPA names what can be used
+        Rule: POP3: CAPA names what can be used
         """
         always = {"TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION mailsvc"}
         inside = {"USER", "UTF8 USER", "LANG"}

@@ -304,7 +304,7 @@ class RetrieveTests(MailCase):
     def test_refused_without_utf8(self) -> None:
         """Where that is wanted, only a session with UTF8 gets an internationalised message; another 8-bit one all get.
 
-        Rule: RFC 6856 section 5 response code UTF8
+        Rule: POP3: UTF8 as a code
         """
         host = self.host()
         host.put_message("Subject: für\r\n\r\n".encode())

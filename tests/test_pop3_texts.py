@@ -27,7 +27,7 @@ class TableTests(SynchronousTestCase):
     def test_every_text_in_every_language(self) -> None:
         """All languages have the same keys, with the same places for values.
 
-        Rule: RFC 6856 section 3 LANG
+        Rule: POP3: LANG
         """
         self.assertEqual(set(TEXTS), set(LANGUAGES))
         for language, table in TEXTS.items():
@@ -55,7 +55,7 @@ class TableTests(SynchronousTestCase):
     def test_codes(self) -> None:
         """Every failure has a code that programs know, or none where a mistake of the client is told.
 
-        Rule: RFC 2449 section 8 response codes
+        Rule: POP3: response codes
         """
         self.assertLess(set(CODES), set(TEXTS[DEFAULT]))
         self.assertEqual(set(CODES.values()), {"", "IN-USE", "LOGIN-DELAY", "AUTH", "SYS/TEMP", "SYS/PERM", "UTF8"})
@@ -108,7 +108,7 @@ class LanguageTests(SynchronousTestCase):
     def test_lookup(self) -> None:
         """The range is cut from its end until it fits; letter case does not matter.
 
-        Rule: RFC 6856 section 3 LANG
+        Rule: POP3: LANG
         """
         for wish, language in {
             "de": "de",
