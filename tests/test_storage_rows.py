@@ -165,6 +165,22 @@ class Messages(OfflineCase):
             self.assertIsNone(mailboxes.content_part(txn, message_id, 0))
             self.assertEqual([count(txn, table) for table in ("message", "message_content")], [0, 0])
 
+    def test_openings(self) -> None:
+        """Several items are read at once, each with its own prefix, whole or in part; those that are gone are not."""
+        with self.transaction() as txn:
+            alice, bob = add(txn), add(txn, BOB)
+            first = deliver(txn, b"1234567890", alice, bob)
+            mailboxes.deliver(txn, new_message(b"b"), HEADER, [b"b"], [alice], prefixes={alice: b"To: alice\r\n"})
+            head = TRACE + HEADER
+            self.assertEqual(
+                mailboxes.openings(txn, alice, [2, 7, 1]),
+                {2: [b"To: alice\r\n" + head, b"b"], 1: [head, b"1234567", b"890"]},
+            )
+            self.assertEqual(mailboxes.openings(txn, alice, [1], 1), {1: [head]})
+            self.assertEqual(mailboxes.openings(txn, bob, [2]), {})
+            txn.execute("DELETE FROM message_content WHERE message_id = ? AND part = 1", (first,))
+            self.assertEqual(mailboxes.openings(txn, bob, [1]), {1: [head]}, "a gap was passed over")
+
     def test_columns(self) -> None:
         """The facts of a message stand in its row; a NUL that PostgreSQL could not take is replaced."""
         with self.transaction() as txn:
