@@ -38,10 +38,15 @@ def obstacle() -> str | None:
 
 
 class Dovecot:
-    """One instance; a context manager that ends it."""
+    """One instance; a context manager that ends it.
 
-    def __init__(self, folder: Path, certs: Certs, users: Iterable[str], password: str) -> None:
+    Its mail is in Maildirs, or with `sdbox` in Dovecot's own format, converted from them at the start.
+    """
+
+    def __init__(self, folder: Path, certs: Certs, users: Iterable[str], password: str, *, sdbox: bool = False) -> None:
         self.folder = folder
+        self._users = list(users)
+        self._sdbox = sdbox
         owner = pwd.getpwnam(_OWNER)
         self._owner = (owner.pw_uid, owner.pw_gid)
         folder.mkdir()
@@ -49,7 +54,7 @@ class Dovecot:
         with socket.create_server(("127.0.0.1", 0)) as unused:
             self.port: int = unused.getsockname()[1]
         secret = b64encode(password.encode()).decode()
-        (folder / "users").write_text("".join(f"{user}:{{PLAIN.b64}}{secret}\n" for user in users))
+        (folder / "users").write_text("".join(f"{user}:{{PLAIN.b64}}{secret}\n" for user in self._users))
         (folder / "dovecot.conf").write_text(f"""\
 base_dir = {folder}/run
 state_dir = {folder}/run
@@ -60,10 +65,14 @@ listen = 127.0.0.1
 ssl = required
 ssl_cert = <{certs.folder / certs.hostname / "fullchain.pem"}
 ssl_key = <{certs.folder / certs.hostname / "privkey.pem"}
-mail_location = maildir:{folder}/mail/%u
+mail_location = {"sdbox" if sdbox else "maildir"}:{folder}/{"sdbox" if sdbox else "mail"}/%u
 mail_uid = {owner.pw_uid}
 mail_gid = {owner.pw_gid}
 first_valid_uid = 1
+namespace {{
+  inbox = yes
+  separator = /
+}}
 passdb {{
   driver = passwd-file
   args = {folder}/users
@@ -98,8 +107,9 @@ service pop3-login {{
     def __enter__(self) -> Self:
         for path in (self.folder / "mail", *(self.folder / "mail").rglob("*")):
             os.chown(path, *self._owner)
-        (self.folder / "home").mkdir()
-        os.chown(self.folder / "home", *self._owner)
+        for name in ("home", "sdbox"):
+            (self.folder / name).mkdir()
+            os.chown(self.folder / name, *self._owner)
         self._process = subprocess.Popen(
             ["dovecot", "-F", "-c", str(self.folder / "dovecot.conf")],
             stdin=subprocess.DEVNULL,
@@ -109,6 +119,7 @@ service pop3-login {{
         end = time.monotonic() + _SECONDS
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                self._convert()
                 return self
             if time.monotonic() > end or self._process.poll() is not None:
                 self.__exit__(None, None, None)
@@ -121,6 +132,11 @@ service pop3-login {{
                 os.killpg(self._process.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SECONDS / 3)
+
+    def _convert(self) -> None:
+        for user in self._users if self._sdbox else ():
+            doveadm = ["doveadm", "-c", str(self.folder / "dovecot.conf"), "backup", "-u", user, "-R"]
+            subprocess.run([*doveadm, f"maildir:{self.folder}/mail/{user}"], check=True, capture_output=True)
 
     @property
     def pid(self) -> int:

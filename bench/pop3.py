@@ -237,6 +237,7 @@ def main() -> int:
     parser.add_argument("--small", type=int, default=1000, help="messages of 4 KiB (1000)")
     parser.add_argument("--large", type=int, default=50, help="messages of 1 MiB (50)")
     parser.add_argument("--without-dovecot", action="store_true", help="measure mailsvc alone")
+    parser.add_argument("--sdbox", action="store_true", help="Dovecot's mail in its own format instead of Maildir")
     parser.add_argument("--rst", type=Path, help="write the table to this file, too")
     options = parser.parse_args()
     mails = {
@@ -257,7 +258,7 @@ def main() -> int:
         servers = {"mailsvc": (ours.ports["pop3s"], ours.pid)}
         why_not = "Dovecot is not measured, as was asked for." if options.without_dovecot else obstacle()
         if why_not is None:
-            theirs = Dovecot(folder / "dovecot", certs, mails, PASSWORD)
+            theirs = Dovecot(folder / "dovecot", certs, mails, PASSWORD, sdbox=options.sdbox)
             for address, messages in mails.items():
                 theirs.fill(address, iter(messages))
             stack.enter_context(theirs)
