@@ -42,7 +42,7 @@ from zope.interface import implementer
 from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.login import WrongLogin
 from mailsvc.accounts.realm import PASSWORD as PASSWORD_CREDENTIAL
-from mailsvc.accounts.realm import Account, AccountId
+from mailsvc.accounts.realm import Account, AccountId, app_credential
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.program import Ended
@@ -61,7 +61,7 @@ from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
 from mailsvc.smtp.rules import Helpers
 from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.server import SMTPFactory
-from mailsvc.storage import accounts, mailboxes
+from mailsvc.storage import accounts, credentials, mailboxes
 from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.rows import Cursor
 from mailsvc.tls.credential import make_credential
@@ -453,6 +453,7 @@ class PlainChecker:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.logins: list[Any] = []
+        self.app_passwords: dict[str, int] = {}
 
     def requestAvatarId(self, credentials: Any) -> Deferred[AccountId]:  # type: ignore[override]
         self.logins.append(credentials)
@@ -462,6 +463,9 @@ class PlainChecker:
             key = "@"
 
         def judged(row: accounts.AccountRow | None) -> AccountId:
+            app_password = self.app_passwords.get(credentials.password.decode("utf-8", "replace"))
+            if row is not None and app_password is not None:
+                return AccountId(row.id, row.address, app_credential(app_password))
             if row is None or row.disabled or row.password_hash != credentials.password.decode("utf-8", "replace"):
                 raise WrongLogin
             return AccountId(row.id, row.address)
@@ -589,12 +593,19 @@ class MailHost:
         client.take()
         return client
 
-    def reader(self, address: str = ALICE, **rules: Any) -> Client:
+    def reader(self, address: str = ALICE, password: str = PASSWORD, **rules: Any) -> Client:
         """A POP3 client that has logged in."""
         client = self.secured_pop3(**rules)
         client.ask(b"USER " + address.encode())
-        client.ask(b"PASS " + PASSWORD.encode())
+        client.ask(b"PASS " + password.encode())
         return client
+
+    def add_device(self, label: str, address: str = ALICE) -> str:
+        """Add an app password, which is its label."""
+        key = parse_address(address).key
+        number = self.store.now(credentials.add_app_password, key, label, "", f"digest of {label}", "", 0.0)
+        self.checker.app_passwords[label] = number
+        return label
 
     def put_message(self, octets: bytes, *addresses: str, piece: int = mailboxes.PART_LIMIT) -> int:
         """Store a message as it stands (no trace header), its body in pieces of this size."""

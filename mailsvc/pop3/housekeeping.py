@@ -123,7 +123,7 @@ class Housekeeper:
 
     async def _repeat(self, removed: Callable[[], Deferred[int]], may: Callable[[], bool] = lambda: True) -> None:
         """Remove slice after slice, as long as there is more and it may be."""
-        while self._running and may() and await removed():
+        while self._running and may() and await removed() and self._running:
             self._resting = deferLater(self._clock, _REST, lambda: None)
             try:
                 await self._resting
