@@ -197,6 +197,7 @@ class POP3Server(Handout):
             return self._refused(error, str(account.address), mechanism)
         if self.conversation.lost or self.conversation.closing:
             maildrop.release()
+            self._leave()
             return None
         self._helpers.admission.begun(account.id, self._clock.seconds())
         self._open, self._account = maildrop, account
