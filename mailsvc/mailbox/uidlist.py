@@ -80,13 +80,13 @@ def parse(lines: Iterable[bytes]) -> UidList:
 
 
 def _header(line: bytes) -> tuple[int, int, str, bool]:
-    version, *words = line.decode("latin-1").split()
+    version, *words = line.rstrip(b"\n").decode("latin-1").split(" ")
     try:
         if version == "1":
             validity, next_uid = map(_number, words)
             return validity, next_uid, "", False
         if version == "3":
-            fields = {word[0]: word[1:] for word in words}
+            fields = {word[:1]: word[1:] for word in words}
             return _number(fields["V"]), _number(fields["N"]), fields.get("G", ""), True
     except (KeyError, ValueError):
         pass
@@ -102,7 +102,7 @@ def _record(line: bytes, extended: bool) -> Record | None:
     fields: dict[str, str] = {}
     if extended:
         before, colon, rest = b" ".join((b"", rest)).partition(b" :")
-        fields = {word[0]: word[1:] for word in before.decode("latin-1").split()}
+        fields = {word[:1]: word[1:] for word in before.decode("latin-1").split(" ")}
         blank = blank and colon
     name = rest.partition(b":")[0]
     if not blank or not name or not uid:
