@@ -166,6 +166,15 @@ class AuthTests(LoginCase):
         client.wait(2)
         self.assertEqual(client.take(), REFUSED)
 
+    def make_stubborn(self, host: MailHost) -> None:
+        """A login that is being checked cannot be cancelled."""
+        checked = host.checker.requestAvatarId
+
+        def requestAvatarId(credentials: Any) -> Deferred[AccountId]:
+            return shielded(checked(credentials))
+
+        host.checker.requestAvatarId = requestAvatarId  # type: ignore[method-assign]
+
     def test_client_gone(self) -> None:
         """A client that goes away inside AUTH leaves nothing behind, wherever it was."""
         for steps, late in ((0, False), (1, False), (2, False), (0, True)):
@@ -174,8 +183,7 @@ class AuthTests(LoginCase):
             client = host.secured_pop3()
             if late:
                 # As if the checker could not be cancelled: the login succeeds when the client has gone.
-                checked = host.checker.requestAvatarId
-                host.checker.requestAvatarId = lambda login: shielded(checked(login))  # type: ignore[method-assign]
+                self.make_stubborn(host)
             host.store.held = True
             client.send(b"AUTH PLAIN " + b64(f"\0{ALICE}\0{PASSWORD}".encode()) + b"\r\n")
             for _ in range(steps):
