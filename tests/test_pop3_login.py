@@ -17,7 +17,6 @@ from mailsvc.accounts.proofs import ProofChecker
 from mailsvc.accounts.realm import Account, AccountId, portal
 from mailsvc.accounts.throttle import Throttle, network
 from mailsvc.pop3.admission import Admission
-from mailsvc.pop3.mailbox import OpenMaildrop
 from mailsvc.pop3.texts import Refusal
 from mailsvc.sasl.scram import Salting, make_verifier, salt_of
 from mailsvc.smtp.authentication import SaslAuthenticator
@@ -307,13 +306,14 @@ class CredentialTests(LoginCase):
             return checked(credentials).addCallback(lambda found: replace(found, credential="app-password 7"))
 
         host.checker.requestAvatarId = with_credential  # type: ignore[method-assign]
-        opened = host.maildrops.open
+        maildrops: Any = host.maildrops
+        opened = maildrops.open
 
-        async def open_for(account: Account) -> OpenMaildrop:
+        async def open_for(account: Account, *, utf8: bool = False) -> OpenMaildrop:
             seen.append(account.credential)
-            return await opened(account)
+            return await opened(account, utf8=utf8)
 
-        host.maildrops.open = open_for  # type: ignore[method-assign]
+        maildrops.open = open_for
         client = host.secured_pop3()
         client.ask(b"AUTH PLAIN " + b64(f"\0{ALICE}\0{PASSWORD}".encode()))
         client.ask(b"QUIT")
