@@ -26,16 +26,16 @@ class MailboxCase(UserCase):
         with offline(self.path, create=False) as txn:
             row = account(txn, KEY)
             assert row is not None
-            self.id = row.id
+            self.account_id = row.id
             for _ in range(3):
-                deliver(txn, b"x" * 100, self.id)
+                deliver(txn, b"x" * 100, self.account_id)
             number = credentials.add_app_password(txn, KEY, "phone", "", "digest", "", 1.0)
-            remove(txn, self.id, [1], Removal(NOON, credential=f"app-password {number}"))
-            remove(txn, self.id, [2], Removal(NOON + 60, "expired"))
+            remove(txn, self.account_id, [1], Removal(NOON, credential=f"app-password {number}"))
+            remove(txn, self.account_id, [2], Removal(NOON + 60, "expired"))
 
     def uids(self) -> list[int]:
         with offline(self.path, create=False) as txn:
-            return list(mailboxes.snapshot(txn, self.id).uids)
+            return list(mailboxes.snapshot(txn, self.account_id).uids)
 
 
 class DeletedTests(MailboxCase):
@@ -92,8 +92,8 @@ class UndeleteTests(MailboxCase):
     def test_many(self) -> None:
         """More than fit into one transaction; `mailsvc why` tells of each."""
         with offline(self.path, create=False) as txn:
-            message_ids = [deliver(txn, b"x", self.id) for _ in range(250)]
-            remove(txn, self.id, range(4, 254), Removal(NOON))
+            message_ids = [deliver(txn, b"x", self.account_id) for _ in range(250)]
+            remove(txn, self.account_id, range(4, 254), Removal(NOON))
         self.assertEqual(self.succeed("mailbox", "undelete", ALICE, "--all")[:4], "252 ")
         self.assertEqual(self.succeed("why", ALICE).count("undeleted"), 3)
         self.assertEqual(len(message_ids), 250)
@@ -108,7 +108,7 @@ class DevicesTests(MailboxCase):
         said = self.succeed("user", "set", ALICE, "--deletes", "device")
         self.assertIn("What a device deletes stays for its others", said)
         with offline(self.path, create=False) as txn:
-            phone = devices.Device(self.id, "app-password 1", 1)
+            phone = devices.Device(self.account_id, "app-password 1", 1)
             number = devices.note_login(txn, phone, 1.0)
             devices.note_fetched(txn, number, [3], 2.0)
         facts = json.loads(self.succeed("mailbox", "devices", ALICE, "--json"))
