@@ -365,6 +365,53 @@ class StoppedTests(TransferCase):
             sorted(self.contents()), sorted(message(number, 3000).replace(b"\n", b"\r\n") for number in numbers)
         )
 
+    def test_interrupted(self) -> None:
+        """What an import says when Ctrl-C has stopped it is exactly what is in the mailbox."""
+        path = self.maildir({f"{number}.x": message(number, 3000) for number in range(1500)})
+        arguments = [
+            sys.executable,
+            "-m",
+            "mailsvc",
+            "--database",
+            self.database,
+            "mailbox",
+            "import",
+            ALICE,
+            str(path),
+        ]
+        for _ in range(3):
+            before = len(self.items())
+            process = subprocess.Popen(
+                [*arguments, "--json"],
+                env=python_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            while process.poll() is None and len(self.items()) == before:
+                pass
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate()
+            facts = json.loads(output)
+            self.assertEqual(before + facts["imported"], len(self.items()))
+            self.assertEqual(facts["complete"], process.returncode == 0)
+
+    def test_interrupted_export(self) -> None:
+        """What an mbox export has counted when it is stopped is there when it goes on."""
+        self.deliver_all(b"Subject: %d\r\n\r\n" % number for number in range(50))
+        file = self.folder / "mbox"
+        target, tally = MboxTarget(str(file), ALICE), exporting.Tally()
+
+        def press(messages: int) -> None:
+            if messages == 30:
+                raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            exporting.export(self.database, self.account_id(ALICE), target, tally, now=2e9, progress=press)
+        target.close()
+        self.assertEqual(tally.exported, 30)
+        facts = self.facts("export", ALICE, str(file), "--format", "mbox")
+        self.assertEqual((facts["already_there"], facts["exported"]), (30, 20))
+
     def stopped(self, target: exporting.Target, after: int) -> exporting.Tally:
         """An export that is interrupted behind so many messages."""
         tally = exporting.Tally()

@@ -4,18 +4,21 @@ Both can be stopped at any moment and started again; both say at the end exactly
 is `mailsvc.mailbox`.
 
 The hardest idea is the end.  Whether a run is complete, is stopped by Ctrl-C, or meets a full disk: the numbers are
-told first, because they are true, and then what went wrong.
+told first, because they are true, and then what went wrong.  For that Ctrl-C must not come between a COMMIT and the
+counting of it: the signal is only noted, and the run ends at the next place where all is counted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -212,8 +215,34 @@ def _messages(number: int) -> str:
 
 @contextmanager
 def _bar(what: str, total: int, *, countable: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where that is a terminal; yields what moves it."""
+    """A progress bar on standard error, where that is a terminal.
+
+    Yields what moves it, and raises KeyboardInterrupt there when somebody has pressed Ctrl-C; the second Ctrl-C ends
+    the run wherever it is.
+    """
     console = Console(stderr=True, markup=False, highlight=False)
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note) or signal.SIG_DFL
+    try:
+        with _drawn(console, what, total, countable=countable) as draw:
+
+            def move(position: int) -> None:
+                if pressed:
+                    raise KeyboardInterrupt
+                draw(position)
+
+            yield move
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _drawn(console: Console, what: str, total: int, *, countable: bool) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         yield lambda position: None
         return

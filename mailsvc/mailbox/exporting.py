@@ -56,7 +56,8 @@ def export(
     """Write all messages of an account to `target`; `tally` is right at every moment.
 
     Those that are held beyond `now` (seconds since the epoch) are left out. `progress` is called with the number of
-    messages so far. Raises what the database and the target raise.
+    messages so far, only where all that is written is counted: it may raise KeyboardInterrupt to end the run. Raises
+    what the database and the target raise.
     """
     after = 0
     while True:
@@ -69,9 +70,13 @@ def export(
                     tally.octets += item.size
                 else:
                     tally.already_there += 1
+                try:
+                    progress(tally.exported + tally.already_there)
+                except KeyboardInterrupt:
+                    target.keep()
+                    raise
             next_uid = exports.next_uid(txn, account_id)
         if not items:
             target.finish(next_uid, now)
             return
         target.keep()
-        progress(tally.exported + tally.already_there)

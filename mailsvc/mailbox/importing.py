@@ -98,7 +98,8 @@ class Import:
     ) -> None:
         """Take in all that is not there yet; `dry` only counts, and tells nothing of the quota.
 
-        `progress` is called with positions up to `source.total`. Raises `MailboxFull` when the quota is used up, and
+        `progress` is called with positions up to `source.total`, only where all that is stored is counted: it may raise
+        to end the run. Raises `MailboxFull` when the quota is used up, and
         whatever the source and the database raise.
         """
         with looking(self._database) as txn:
@@ -117,6 +118,7 @@ class Import:
                     ready = self._read(found)
                 except Skipped as error:
                     self.tally.skipped.append((found.name, str(error)))
+                    progress(found.position)
                     continue
                 group.append(ready)
                 octets += ready.summary.size
