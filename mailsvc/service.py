@@ -53,6 +53,7 @@ from mailsvc.pop3.admission import Admission
 from mailsvc.pop3.devices import Keeping
 from mailsvc.pop3.housekeeping import Housekeeper
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rendering import Workarounds
 from mailsvc.pop3.rules import Helpers as POP3Helpers
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
@@ -145,7 +146,12 @@ def _assemble(configuration: Configuration, reactor: Any, table: CredentialTable
     )
     intake = Intake(database, reactor, configuration.hostname, programs=programs)
     pop = configuration.pop3
-    maildrops = Maildrops(database, reactor, Keeping(pop.device_days, pop.expire_days, pop.undelete_days))
+    maildrops = Maildrops(
+        database,
+        reactor,
+        Keeping(pop.device_days, pop.expire_days, pop.undelete_days),
+        Workarounds(pop.replace_nuls, pop.end_of_header),
+    )
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)

@@ -132,6 +132,9 @@ REQUIRED: dict[str, Group] = {
         "POP3: CAPA names what can be used": "RFC 2449 section 5",
         "POP3: response codes": "RFC 2449 section 8, RFC 3206",
         "POP3: LOGIN-DELAY": "RFC 2449 section 6.5",
+        "POP3: EXPIRE, with USER where it differs": "RFC 2449 section 6.7",
+        "POP3: the same unique-ids for every device": "RFC 1939 section 7",
+        "POP3: nothing is deleted without QUIT": "RFC 1939 section 6",
         "POP3: SASL in CAPA": "RFC 5034 section 3",
         "POP3: AUTH with and without initial response, = and *": "RFC 5034 section 4",
         "POP3: AUTH before login only": "RFC 5034 section 4",
@@ -142,6 +145,7 @@ REQUIRED: dict[str, Group] = {
         "POP3: UTF8 as a code": "RFC 6856 section 5",
         "POP3: LANG": "RFC 6856 section 3",
         "UTF8: before it, an internationalised message is downgraded": "RFC 6856 section 2.1, RFC 6857",
+        "LIST and STAT say the size that RETR sends": "RFC 1939 section 11, RFC 6856 section 2.1",
     },
     "Trace": {
         "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",

@@ -28,7 +28,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
-        mailsvc.pop3.maildrop mailsvc.pop3.devices mailsvc.pop3.session mailsvc.pop3.texts mailsvc.pop3.admission
+        mailsvc.pop3.maildrop mailsvc.pop3.rendering mailsvc.pop3.devices mailsvc.pop3.session mailsvc.pop3.texts mailsvc.pop3.admission
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
@@ -43,7 +43,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.credentials mailsvc.storage.senders
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
-        mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness
+        mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.fullness mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,

@@ -159,6 +159,12 @@ class Pop3:
     refuse_utf8: bool = _setting(
         False, Switch(), "Whether a message with UTF-8 in its header is refused to a client that has not said UTF8."
     )
+    replace_nuls: bool = _setting(
+        False, Switch(), "Whether a NUL in a message is sent as 0x80 (in a header as ?), for programs that stop there."
+    )
+    end_of_header: bool = _setting(
+        False, Switch(), "Whether a message without an empty line behind its header is sent with one."
+    )
     idle_seconds: float = _setting(
         600.0,
         Seconds(0.1, _DAY),

@@ -325,6 +325,22 @@ class Growth:
     needed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """How an item that is not shown as it is stored may be shown: ``surrogate_size`` in octets, None when it needs no
+    surrogate; ``header_gap`` is the length of its `missing_end`."""
+
+    surrogate_size: int | None
+    header_gap: int = 0
+
+
+def missing_end(header: bytes) -> bytes:
+    """What a header block lacks to end with an empty line; b"" for nearly all."""
+    if header.endswith((b"\n\r\n", b"\n\n")) or header in (b"\r\n", b"\n"):
+        return b""
+    return b"\r\n" if header.endswith(b"\n") or not header else b"\r\n\r\n"
+
+
 def surrogate_growth(pieces: Iterable[bytes]) -> Growth:
     """The `Growth` of a message; ``pieces`` as for `Downgrader`, read no further than it must be."""
     downgrader = Downgrader()

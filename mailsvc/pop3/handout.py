@@ -78,9 +78,9 @@ class Handout(POP3Connection):
         begun = False
         at_line_start = True
         try:
+            if self._rules.refuse_utf8 and await self._maildrop.needs_utf8(number):
+                return says("needs_utf8")
             async for piece in self._maildrop.content(number):
-                if not begun and self._rules.refuse_utf8 and not self._utf8 and _needs_utf8(piece):
-                    return says("needs_utf8")
                 if begun and body_lines is not None:
                     piece, body_lines = _first_lines(piece, body_lines)
                 octets = stuffed(piece, at_line_start)
@@ -120,17 +120,6 @@ class Handout(POP3Connection):
     def do_NOOP(self) -> Reply:
         """RFC 1939 section 5."""
         return says("")
-
-
-def _needs_utf8(header: bytes) -> bool:
-    """Whether a header block is internationalised (RFC 6532): octets that are UTF-8 and not ASCII."""
-    if header.isascii():
-        return False
-    try:
-        header.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _first_lines(piece: bytes, lines: int) -> tuple[bytes, int]:

@@ -21,19 +21,25 @@ from twisted.logger import Logger
 from mailsvc.accounts.guard import WrongLogin
 from mailsvc.accounts.realm import Account, app_password_of
 from mailsvc.errors import TemporaryFailure
+from mailsvc.mail.surrogate import Appearance
 from mailsvc.pop3.content import Content
 from mailsvc.pop3.devices import Hold, Keeping, MaildropInUse, enter, expiry, settle, shortest
 from mailsvc.pop3.maildrop import Maildrop
+from mailsvc.pop3.rendering import View, Workarounds, is_utf8, rendered
 from mailsvc.storage.deleted import Removal
 from mailsvc.storage.devices import Carried, Device, LoginEnded, Opening, carry_out, note_fetched, note_login
 from mailsvc.storage.devices import open_maildrop as read_maildrop
 from mailsvc.storage.expiry import OwnExpiry
 from mailsvc.storage.store import Store
+from mailsvc.storage.surrogates import UNMEASURED, measured, note_measured
 
 __all__ = ["Carried", "LoginEnded", "MaildropInUse", "Maildrops", "OpenMaildrop"]
 
 _AT_ONCE = 500
 """Messages removed in one transaction (some 50 ms), so that deliveries pass in between."""
+
+_MEASURED_AT_ONCE = 50
+"""Messages that are read in one transaction to learn how long their surrogates are."""
 
 _log = Logger("mailsvc.pop3.mailbox")
 
@@ -41,15 +47,19 @@ _log = Logger("mailsvc.pop3.mailbox")
 class Maildrops:
     """All accounts' maildrops; one for the service, so that the locks hold across listeners."""
 
-    def __init__(self, store: Store, clock: IReactorTime, keeping: Keeping | None = None) -> None:
+    def __init__(
+        self, store: Store, clock: IReactorTime, keeping: Keeping | None = None, workarounds: Workarounds | None = None
+    ) -> None:
         self.keeping = keeping or Keeping()
+        self._workarounds = workarounds or Workarounds()
         self._store = store
         self._clock = clock
         self._holds: dict[int, list[Hold]] = {}
         self._own = OwnExpiry(0, any=False)
 
-    async def open(self, account: Account) -> OpenMaildrop:
-        """Take the account's maildrop, or that of the device that has logged in, as it is now.
+    async def open(self, account: Account, *, utf8: bool = False) -> OpenMaildrop:
+        """Take the account's maildrop, or that of the device that has logged in, as it is now; ``utf8``: its client can
+        read UTF-8 in a header.
 
         Raises `MaildropInUse`, `WrongLogin` when the login does not hold any more, or `mailsvc.errors.StorageFailure`;
         the caller must `OpenMaildrop.release` what it gets.
@@ -62,13 +72,17 @@ class Maildrops:
         try:
             opening = await self._look(device)
             settle(holds, hold, by_device=opening.by_device)
+            if not utf8:
+                await self._measure(account.id, opening.appearances)
         except BaseException as error:
             self._leave(account.id, hold)
             if isinstance(error, LoginEnded):
                 raise WrongLogin from error
             raise
+        assert opening.items is not None
+        view = View(opening.items, opening.appearances, utf8=utf8, workarounds=self._workarounds)
         return OpenMaildrop(
-            self._store, self._clock, device, opening, self.keeping, lambda: self._leave(account.id, hold)
+            self._store, self._clock, device, opening, view, self.keeping, lambda: self._leave(account.id, hold)
         )
 
     def is_open(self, account_id: int) -> bool:
@@ -97,6 +111,15 @@ class Maildrops:
             raise LoginEnded("the password was changed or revoked")
         return opening
 
+    async def _measure(self, account_id: int, appearances: dict[int, Appearance]) -> None:
+        """What was stored before there were surrogates is measured when it is first asked for."""
+        unknown = [uid for uid, appearance in appearances.items() if appearance.surrogate_size == UNMEASURED]
+        for start in range(0, len(unknown), _MEASURED_AT_ONCE):
+            sizes = await self._store.read(measured, account_id, unknown[start : start + _MEASURED_AT_ONCE])
+            await self._store.write(note_measured, account_id, sizes)
+            for uid, size in sizes.items():
+                appearances[uid] = Appearance(size, appearances[uid].header_gap)
+
     def _leave(self, account_id: int, hold: Hold) -> None:
         holds = self._holds[account_id]
         holds.remove(hold)
@@ -108,10 +131,18 @@ class OpenMaildrop:
     """One session's hold on a maildrop."""
 
     def __init__(
-        self, store: Store, clock: IReactorTime, device: Device, opening: Opening, keeping: Keeping, leave: Any
+        self,
+        store: Store,
+        clock: IReactorTime,
+        device: Device,
+        opening: Opening,
+        view: View,
+        keeping: Keeping,
+        leave: Any,
     ) -> None:
         assert opening.items is not None
-        self.messages = Maildrop(opening.items)
+        self.messages = Maildrop(opening.items, view.sizes)
+        self._view = view
         self.expiry = expiry(keeping.expire if opening.expire_days is None else opening.expire_days)
         """What CAPA says of EXPIRE now."""
         self._content = Content(store, device.account_id, opening.items)
@@ -125,11 +156,25 @@ class OpenMaildrop:
         self._released = False
 
     def content(self, number: int) -> AsyncIterator[bytes]:
-        """The octets of a message: first its header block with the empty line, then the body in pieces.
+        """The octets of a message as this session is sent it: first its header block with the empty line, then the
+        body in pieces.
 
         Raises `mailsvc.errors.StorageFailure`; also when the message was removed by an administrator meanwhile.
         """
-        return self._content.pieces(number)
+        pieces = self._content.pieces(number)
+        renderer = self._view.renderer(number)
+        return pieces if renderer is None else rendered(pieces, renderer)
+
+    async def needs_utf8(self, number: int) -> bool:
+        """Whether the client would be sent a surrogate, and has only to say UTF8 to get the message.
+
+        With octets beyond ASCII that are no UTF-8 it would have to say something that POP3 does not have.
+        Raises as `content` does.
+        """
+        if self._view.is_surrogate(number):
+            async for header in self._content.pieces(number):
+                return is_utf8(header)
+        return False
 
     def fetched(self, number: int) -> None:
         """The client has been given a whole message."""

@@ -10,6 +10,7 @@ and listings are written block by block while the client reads them.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator
 from itertools import compress
 
@@ -26,11 +27,13 @@ class NoSuchMessage(Refusal):
 class Maildrop:
     """The messages of one session."""
 
-    def __init__(self, items: Snapshot) -> None:
+    def __init__(self, items: Snapshot, sizes: array[int] | None = None) -> None:
+        """``sizes`` are those that the session sends, when they are not those of the items."""
         self._items = items
+        self._sizes = items.sizes if sizes is None else sizes
         self._left = bytearray(b"\1") * len(items)
         self._count = len(items)
-        self._octets = sum(items.sizes)
+        self._octets = sum(self._sizes)
 
     @property
     def count(self) -> int:
@@ -59,7 +62,7 @@ class Maildrop:
 
     def size(self, number: int) -> int:
         """Its size alone, which costs nothing."""
-        return self._items.sizes[number - 1]
+        return self._sizes[number - 1]
 
     def message_id(self, number: int) -> int:
         """Its message id alone, likewise."""
@@ -72,7 +75,7 @@ class Maildrop:
     def sizes(self) -> Iterator[str]:
         """The lines of LIST in blocks of whole lines: number and size of each message that is not deleted."""
         for start in range(0, len(self._left), BLOCK):
-            sizes = self._items.sizes[start : start + BLOCK]
+            sizes = self._sizes[start : start + BLOCK]
             yield _lines("%d %d\r\n", self._left, start, zip(range(start + 1, start + 1 + BLOCK), sizes, strict=False))
 
     def uidls(self) -> Iterator[str]:
@@ -85,13 +88,13 @@ class Maildrop:
         """Mark a message; it goes at QUIT."""
         self._left[number - 1] = 0
         self._count -= 1
-        self._octets -= self._items.sizes[number - 1]
+        self._octets -= self._sizes[number - 1]
 
     def reset(self) -> None:
         """Take all marks off."""
         self._left = bytearray(b"\1") * len(self._items)
         self._count = len(self._items)
-        self._octets = sum(self._items.sizes)
+        self._octets = sum(self._sizes)
 
     @property
     def marked(self) -> list[int]:

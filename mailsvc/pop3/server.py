@@ -210,7 +210,7 @@ class POP3Server(Handout):
         self._helpers.admission.enter(account.id, self._clock.seconds())
         self._admitted = account.id
         try:
-            return await self._helpers.maildrops.open(account)
+            return await self._helpers.maildrops.open(account, utf8=self._utf8)
         except BaseException:
             self._leave()
             raise

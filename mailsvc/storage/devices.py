@@ -17,16 +17,18 @@ good (a stolen phone, whose app password was revoked meanwhile, removes nothing)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.mail.event import LIST_LIMIT, Cleared
 from mailsvc.mail.snapshot import Snapshot
+from mailsvc.mail.surrogate import Appearance
 from mailsvc.storage import events
 from mailsvc.storage.credentials import still_holds
 from mailsvc.storage.deleted import SLICE, Removal, remove
 from mailsvc.storage.mailboxes import snapshot
 from mailsvc.storage.rows import Cursor, many, maybe, one
+from mailsvc.storage.surrogates import appearances
 
 NOTED_EVERY = 3600.0
 """Seconds: a device's last login is exact to this."""
@@ -55,13 +57,14 @@ class Opening:
 
     `by_device`: DELE is for this device only. `device_id` is None for one that is not noted, or not noted lately; a
     session that deletes by device is then shown nothing (`items` is None) before `note_login`. `expire_days` is the
-    account's own, None for the configured.
+    account's own, None for the configured. `appearances` are those of `mailsvc.storage.surrogates`.
     """
 
     by_device: bool
     device_id: int | None
     expire_days: int | None
     items: Snapshot | None
+    appearances: dict[int, Appearance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def open_maildrop(txn: Cursor, device: Device, now: float) -> Opening:
     if by_device and device_id is None:
         return Opening(True, None, expire_days, None)
     items = snapshot(txn, device.account_id, now, device_id if by_device else None)
-    return Opening(by_device, device_id, expire_days, items)
+    return Opening(by_device, device_id, expire_days, items, appearances(txn, device.account_id))
 
 
 def note_login(txn: Cursor, device: Device, now: float) -> int:

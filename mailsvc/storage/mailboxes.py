@@ -2,7 +2,7 @@
 
 One message is stored once, however many accounts hold it; an item ties it to an account under a `uid` and a
 `uidl` that never mean another message.  The trace header is the caller's; nothing here looks into a
-message.
+message (`mailsvc.storage.surrogates` does, into those that are more than ASCII).
 
 The hardest idea: nobody ever holds a whole message.  Part 0 is the header block (trace header first), parts
 1, 2, ... are the body in the pieces in which the caller gives them, so that a message of 50 MB passes
@@ -25,6 +25,7 @@ from types import MappingProxyType
 from mailsvc.errors import NotFound, StorageFailure
 from mailsvc.mail.message import Summary
 from mailsvc.mail.snapshot import BLOCK, Snapshot, SnapshotRow
+from mailsvc.storage import surrogates
 from mailsvc.storage.accounts import DELETE_ORPHAN
 from mailsvc.storage.rows import Cursor, many, maybe, one
 
@@ -107,12 +108,14 @@ def deliver(
             ),
         )
     )
-    stored = _store_content(txn, message_id, new.trace_header + header, body)
+    stored, is_ascii = _store_content(txn, message_id, new.trace_header + header, body)
     if stored != size:
         raise StorageFailure(
             f"message {new.trace_id} has {size} octets but {stored} were read back while storing it;"
             " it was not stored (is the folder for temporary files full?)"
         )
+    beyond_ascii = not is_ascii or not all(prefix.isascii() for prefix in prefixes.values())
+    surrogates.note_message(txn, message_id, new.trace_header + header, measure=beyond_ascii)
     for account_id in dict.fromkeys(account_ids):
         prefix = prefixes.get(account_id, b"")
         came = new.received_at if arrived is None else arrived
@@ -205,10 +208,11 @@ def delete_items(txn: Cursor, account_id: int, uids: Sequence[int]) -> int:
     return len(message_ids)
 
 
-def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[bytes]) -> int:
+def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[bytes]) -> tuple[int, bool]:
+    """Octets stored, and whether all of them are ASCII."""
     insert = "INSERT INTO message_content (message_id, part, data) VALUES (?, ?, ?)"
     txn.execute(insert, (message_id, 0, header))
-    stored = len(header)
+    stored, is_ascii = len(header), header.isascii()
     part = 0
     for piece in body:
         if len(piece) > PART_LIMIT:
@@ -217,7 +221,8 @@ def _store_content(txn: Cursor, message_id: int, header: bytes, body: Iterable[b
             part += 1
             txn.execute(insert, (message_id, part, piece))
             stored += len(piece)
-    return stored
+            is_ascii = is_ascii and piece.isascii()
+    return stored, is_ascii
 
 
 def add_item(
@@ -248,9 +253,12 @@ def add_item(
         raise NotFound("the account that the message was for has been removed meanwhile")
     (uid,) = row
     txn.execute(
-        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at, arrived)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (account_id, uid, message_id, size, kept_uidl or uidl(uid, entropy(8)), prefix, release_at, arrived),
+        "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl, prefix, release_at, arrived,"
+        " surrogate_size, header_gap) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(account_id, uid, message_id, size, kept_uidl or uidl(uid, entropy(8)), prefix, release_at, arrived),
+            *surrogates.of_item(txn, message_id, prefix, size),
+        ),
     )
     return int(uid)
 
