@@ -49,7 +49,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_expiry(self) -> None:
         """CAPA says for how long mail is kept at least; before login for whom it is shortest.
-        Rule: RFC 2449 section 6.7 EXPIRE tells the truth, with USER where it differs
+        Rule: POP3: EXPIRE, with USER where it differs
         """
         self.assertEqual([expiry(0), expiry(30), expiry(10, differs=True)], ["NEVER", "30", "10 USER"])
         self.assertEqual([shortest(0, 0), shortest(30, 0), shortest(0, 5), shortest(30, 5)], [0, 30, 5, 5])
@@ -141,14 +141,16 @@ class TwoDevices(DeviceCase):
 
     def test_unique_ids_stay(self) -> None:
         """A message has the same unique-id on every device.
-        Rule: RFC 1939 section 7 unique-ids are the same for every device of an account
+        Rule: POP3: the same unique-ids for every device
         """
         self.put("one")
         phone, laptop = self.reader(self.phone), self.reader(self.laptop)
         self.assertEqual(phone.ask(b"UIDL 1"), laptop.ask(b"UIDL 1"))
 
     def test_lost_connection(self) -> None:
-        """Without QUIT nothing is deleted, for no device; what was fetched is noted."""
+        """Without QUIT nothing is deleted, for no device; what was fetched is noted.
+        Rule: POP3: nothing is deleted without QUIT
+        """
         self.put("one")
         phone = self.reader(self.phone)
         phone.ask(b"RETR 1")
@@ -340,7 +342,7 @@ class ExpiryTests(MailCase):
 
     def test_before_and_after_login(self) -> None:
         """Before login the shortest with USER, then the account's own.
-        Rule: RFC 2449 section 6.7 EXPIRE tells the truth, with USER where it differs
+        Rule: POP3: EXPIRE, with USER where it differs
         """
         host = self.host()
         host.maildrops.keeping = Keeping(expire=30)

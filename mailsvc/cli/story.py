@@ -150,7 +150,7 @@ def _accepted(event: Accepted, trace_id: str | None) -> str:
 
 def _maildrop(event: MaildropClosed) -> str:
     fetched = f"{event.retrieved:,} {_messages(event.retrieved)} fetched"
-    if event.orderly and event.by_device:
+    if event.orderly and event.by_device and event.deleted:
         whose = event.credential or "this device"
         parts = f"{event.deleted:,} deleted for {whose}, {event.left:,} of them removed"
         return f"mailbox of {event.account}: {fetched}, {parts}"
