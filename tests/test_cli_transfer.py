@@ -180,7 +180,7 @@ class ImportTests(TransferCase):
         path = self.maildir({f"{number}.x": message(number) for number in (1, 2, 3)})
         (path / "dovecot-uidlist").write_text("3 V1275660208 N30 G1\n7 :3.x\n9 Pown :1.x\n11 :9.gone\n")
         output = self.succeed("import", ALICE, str(path))
-        self.assertIn("2 messages of these keep the unique-id", output)
+        self.assertIn("2 of these keep the unique-id", output)
         uidls = [item.uidl for item in self.items()]
         self.assertEqual(uidls[:2], ["000000074c0907b0", "own"])
         self.assertRegex(uidls[2], r"\A3\.[0-9a-f]{16}\Z")

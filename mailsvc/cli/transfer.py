@@ -148,13 +148,14 @@ def _tell_import(address: str, tally: importing.Tally, dry_run: bool, complete: 
     verb = "would be" if dry_run else "were" if tally.imported != 1 else "was"
     click.echo(f"{_messages(tally.imported)} ({in_words(tally.octets)}) {verb} imported into {address}.")
     if tally.uidls_kept:
-        click.echo(f"{_messages(tally.uidls_kept)} of these keep the unique-id that clients know.")
+        click.echo(f"{tally.uidls_kept:,} of these keep the unique-id that clients know.")
     if tally.uidls_changed:
-        click.echo(f"{_messages(tally.uidls_changed)} had one that is not allowed or is taken, and get a new one.")
+        click.echo(f"{tally.uidls_changed:,} had one that is not allowed or is taken, and get a new one.")
     if tally.already_there:
         click.echo(f"{_messages(tally.already_there)} had been imported before.")
     if tally.skipped:
-        click.echo(f"{_messages(len(tally.skipped))} were skipped; see above.")
+        were = "was" if len(tally.skipped) == 1 else "were"
+        click.echo(f"{_messages(len(tally.skipped))} {were} skipped; see above.")
     if not complete:
         click.echo("The import is not complete; the same command goes on from there.")
 
