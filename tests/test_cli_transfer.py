@@ -252,6 +252,8 @@ class ImportTests(TransferCase):
         (self.folder / "mboxlink").symlink_to(file)
         (path / "cur").rmdir()
         (path / "cur").symlink_to(self.folder)
+        (self.folder / "second").hardlink_to(file)
+        self.assertIn("hard links", self.refused(MailsvcError, "import", ALICE, str(file)))
         for source in ("link", "link/", "mboxlink", "Maildir"):
             self.assertIn("is a symbolic link", self.refused(MailsvcError, "import", ALICE, f"{self.folder}/{source}"))
         self.assertEqual(self.items(), [])
@@ -448,6 +450,36 @@ class StoppedTests(TransferCase):
         state.write_text('{"address": "alice@example.org", "uid": 1, "octets": 5}')
         self.refused(MailsvcError, "export", ALICE, str(file), "--format", "mbox")
         self.assertEqual(partial.read_bytes(), b"mine")
+        partial.unlink()
+        self.assertIn("is gone", self.refused(MailsvcError, "export", ALICE, str(file), "--format", "mbox"))
+
+    def test_mbox_partials_are_no_way_into_other_files(self) -> None:
+        """A partial file that is a link, hard or symbolic, or belongs to another user: nothing is written."""
+        self.deliver(b"Subject: x\r\n\r\n")
+        precious, file = self.folder / "precious", self.folder / "mbox"
+        precious.write_bytes(b"precious")
+        partial, state = self.folder / "mbox.partial", self.folder / "mbox.partial.json"
+        forged = '{"address": "alice@example.org", "uid": 0, "octets": 0}'
+        state.write_text(forged)
+        partial.hardlink_to(precious)
+        self.refused(MailsvcError, "export", ALICE, str(file), "--format", "mbox")
+        partial.unlink()
+        partial.symlink_to(precious)
+        self.refused(OSError, "export", ALICE, str(file), "--format", "mbox")
+        if os.geteuid() == 0:
+            partial.unlink()
+            partial.write_bytes(b"")
+            os.chown(state, 12345, 12345)
+            self.refused(MailsvcError, "export", ALICE, str(file), "--format", "mbox")
+        self.assertEqual(precious.read_bytes(), b"precious")
+
+    def test_two_exports_at_once(self) -> None:
+        """The second export into the same mbox is refused while the first one writes."""
+        self.deliver(b"Subject: x\r\n\r\n")
+        target = MboxTarget(str(self.folder / "mbox"), ALICE)
+        self.addCleanup(target.close)
+        sentence = self.refused(MailsvcError, "export", ALICE, str(self.folder / "mbox"), "--format", "mbox")
+        self.assertIn("another export", sentence)
 
 
 class Stopping:

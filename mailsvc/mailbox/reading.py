@@ -187,8 +187,12 @@ class Mbox:
             self._file: BinaryIO = os.fdopen(_opened(path, None, None), "rb")
         except Skipped as error:
             raise MailsvcError(f"{path}: {error}") from None
+        status = os.fstat(self._file.fileno())
+        if status.st_nlink > 1:
+            self._file.close()
+            raise MailsvcError(f"{path} has further names (hard links) and may be somebody else's; import a copy of it")
         self._quoting = quoting
-        self.total = os.fstat(self._file.fileno()).st_size
+        self.total = status.st_size
 
     def __enter__(self) -> Self:
         return self

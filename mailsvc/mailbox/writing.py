@@ -7,11 +7,13 @@ files are 0600, the folders 0700, and what `add` has returned from survives a po
 The hardest idea is how a run finds what an earlier one has done.  In a Maildir each message has a name that can be
 made again (`mailsvc.mailbox.maildir.stem`), and comes into `cur` whole by link(2), which never replaces a file.  An
 mbox has no names: it is written as ``FILE.partial``, and beside it ``FILE.partial.json`` says up to which uid and which
-octet it is good; a run cuts it there and goes on.  FILE appears when all is in it.
+octet it is good; a run cuts it there and goes on.  FILE appears when all is in it.  Both must be our own files with one
+name only: otherwise who owns the folder could make root cut, and write into, any file of the machine.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -27,6 +29,7 @@ from mailsvc.mailbox.reading import Skipped, open_uidlist
 from mailsvc.storage.exports import Outgoing
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UIDLIST = "dovecot-uidlist"
 
@@ -168,7 +171,8 @@ class MboxTarget:
     def _earlier(self) -> tuple[int, int]:
         """Up to which uid and octet an earlier run has come."""
         try:
-            with open(os.open(self._state, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+            with open(os.open(self._state, _OLD | os.O_RDONLY), encoding="utf-8") as file:
+                _must_be_ours(file.fileno(), self._state)
                 found = json.load(file)
             address, uid, octets = found["address"], int(found["uid"]), int(found["octets"])
         except FileNotFoundError:
@@ -182,17 +186,26 @@ class MboxTarget:
     def _open_partial(self, octets: int) -> int:
         create = os.O_CREAT | os.O_EXCL if not octets and not os.path.exists(self._state) else 0
         try:
-            descriptor = os.open(self._partial, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | create, 0o600)
+            descriptor = os.open(self._partial, _OLD | os.O_RDWR | create, 0o600)
         except FileExistsError:
             raise AlreadyExists(
                 f"{self._partial} is there already, and nothing says that an export wrote it; export into another file"
             ) from None
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size < octets:
+        except FileNotFoundError:
+            raise MailsvcError(
+                f"{self._state} tells of an export, but {self._partial} is gone; remove the first to begin anew"
+            ) from None
+        try:
+            _must_be_ours(descriptor, self._partial, octets)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if create:
+                self._note(0)
+        except BlockingIOError:
             os.close(descriptor)
-            raise MailsvcError(f"{self._partial} is not what an export has left there; export into another file")
-        if create:
-            self._note(0)
+            raise MailsvcError(f"another export is writing {self._partial}; wait until it has ended") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
     @property
@@ -266,6 +279,14 @@ def _write_lf(file: BinaryIO, content: Content, quoter: mbox.Quoter | None = Non
     if again is not None:
         file.write(again.close())
     return last == b"\n"
+
+
+def _must_be_ours(descriptor: int, name: str, octets: int = 0) -> None:
+    """Raise `MailsvcError` for a file that an export cannot have left here, or that has fewer octets than it left."""
+    status = os.fstat(descriptor)
+    private = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid()
+    if not private or status.st_size < octets:
+        raise MailsvcError(f"{name} is not what an export of ours has left there; export into another file")
 
 
 def _quoted(file: BinaryIO, piece: bytes, quoter: mbox.Quoter | None) -> None:
