@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailsvc.pop3.content import READ_AHEAD, SMALL, Content
-from mailsvc.storage import mailboxes
+from mailsvc.storage import deleted, mailboxes
 from tests.memory import ALICE, MailCase, MailHost, unstuffed
 
 
@@ -111,6 +111,15 @@ class ContentTests(MailCase):
         self.assertEqual(unstuffed(client.ask(b"RETR 2")), mail(2, 30_000))
         self.assertTrue(client.ask(b"RETR 3").startswith(b"-ERR [SYS/PERM]"))
         self.assertEqual(client.ask(b"NOOP"), b"+OK\r\n")
+
+    def test_deleted_meanwhile(self) -> None:
+        """What left the maildrop during the session, and can come back, is still handed out."""
+        host = self.filled(4000, 100_000)
+        client = host.reader()
+        account = host.account_id(ALICE)
+        self.assertEqual(host.store.now(deleted.remove, account, [1, 2], deleted.Removal(host.reactor.seconds())), 2)
+        self.assertEqual(unstuffed(client.ask(b"RETR 1")), mail(1, 4000))
+        self.assertEqual(unstuffed(client.ask(b"RETR 2")), mail(2, 100_000))
 
     def test_gone_in_the_middle_of_a_row(self) -> None:
         """A message that is gone does not take those along that would have been read with it."""
