@@ -28,7 +28,8 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
-        mailsvc.pop3.maildrop mailsvc.pop3.rendering mailsvc.pop3.devices mailsvc.pop3.session mailsvc.pop3.texts mailsvc.pop3.admission
+        mailsvc.pop3.rendering
+        mailsvc.pop3.maildrop mailsvc.pop3.devices mailsvc.pop3.session mailsvc.pop3.texts mailsvc.pop3.admission
         mailsvc.tls.credential mailsvc.tls.table mailsvc.certkit.*
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
