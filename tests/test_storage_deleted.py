@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from typing import cast
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +13,7 @@ from mailsvc.mail.event import Cleared
 from mailsvc.storage import accounts, devices, expiry, mailboxes
 from mailsvc.storage.deleted import SLICE, Removal, deleted_items, purge, purge_excess, remove, undelete
 from mailsvc.storage.events import by_key
+from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.rows import Cursor, many, one
 from mailsvc.storage.rules import set_quota
 from tests.storage_cases import ALICE, BOB, HEADER, TRACE, OfflineCase, add, count, deliver, new_message
@@ -202,6 +207,30 @@ class ByAge(DeletedCase):
             self.assertEqual(expiry.expiring_accounts(txn, 30, 0), [(bob, 9)])
             self.assertEqual(expiry.expiring_accounts(txn, 0, alice), [(bob, 9)])
             self.assertEqual(expiry.own_expiry(txn), expiry.OwnExpiry(9, any=True))
+
+
+class Upgrade(OfflineCase):
+    """A database from before there were devices."""
+
+    def test_items_of_before(self) -> None:
+        """What was there before is as old as its message, and expires; DELE means what it meant."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            upgrades = shipped_upgrades()
+            for upgrade in upgrades[:5]:
+                connection.executescript(upgrade.sql)
+            connection.executescript(
+                "INSERT INTO domain (id, name, created) VALUES (1, 'example.org', 0);"
+                "INSERT INTO account (id, domain_id, address, key, created) VALUES (1, 1, 'a@b', 'a@b', 0);"
+                "INSERT INTO message (id, trace_id, reverse_path, received_at, size, header_size, sha256)"
+                " VALUES (7, 'T', '', 500, 9, 9, '');"
+                "INSERT INTO mailbox_item (account_id, uid, message_id, size, uidl) VALUES (1, 1, 7, 9, '1.x');"
+            )
+            for upgrade in upgrades[5:]:
+                connection.executescript(upgrade.sql)
+            txn = cast(Cursor, connection.cursor())
+            self.assertEqual(one(txn.execute("SELECT arrived FROM mailbox_item")), (500,))
+            self.assertFalse(devices.deletes_by_device(txn, 1))
+            self.assertEqual(expiry.expire(txn, 1, 30, 40 * DAY), 1)
 
 
 class Sweeping(DeletedCase):

@@ -104,7 +104,7 @@ class POP3Server(Handout):
             self._tell_of_maildrop(account, removed, done)
         except LoginEnded as error:
             last_words = says("login_ended")
-            self._journal.refused("deletes", f"{last_words.line()}: {error}")
+            self._journal.refused("deleting", f"{last_words.line()}: {error}")
         except TemporaryFailure as error:
             self._journal.unavailable("deleting messages", error)
             last_words = says("not_removed")
