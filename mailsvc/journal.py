@@ -51,6 +51,7 @@ from mailsvc.mail.event import (
     TurnedAway,
     Unavailable,
 )
+from mailsvc.storage.devices import Carried
 from mailsvc.storage.events import Entry, prune, record
 from mailsvc.storage.rows import Cursor
 
@@ -349,18 +350,21 @@ class ConnectionJournal:
     def maildrop_closed(
         self,
         account: str,
+        credential: str,
         *,
         retrieved: int,
-        deleted: int,
-        orderly: bool = True,
         fetched: Iterable[int] = (),
         removed: Iterable[int] = (),
+        done: Carried | None = None,
     ) -> None:
-        """A POP3 session after login ended; ``fetched`` and ``removed`` are the numbers of the messages."""
+        """A POP3 session after login ended; ``fetched`` and ``removed`` are the numbers of the messages, ``done`` is
+        what QUIT did, None without it."""
+        orderly, done = done is not None, done or Carried(0, 0, by_device=False)
         if orderly:
-            maillog.maildrop_closed(self.listener, self.peer, account, retrieved, deleted)
+            maillog.maildrop_closed(self.listener, self.peer, account, retrieved, done.deleted)
         first, gone = tuple(fetched)[:LIST_LIMIT], tuple(removed)[:LIST_LIMIT]
-        self._note(MaildropClosed(account, retrieved, deleted, orderly, first, gone))
+        counts = (done.deleted, orderly, first, gone, credential, done.by_device, done.left)
+        self._note(MaildropClosed(account, retrieved, *counts))
 
     def noted(self, text: str, *about: str) -> None:
         """A decision in a sentence of ours, about these addresses."""

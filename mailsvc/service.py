@@ -50,9 +50,14 @@ from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
+from mailsvc.pop3.admission import Admission
+from mailsvc.pop3.devices import Keeping
+from mailsvc.pop3.housekeeping import Housekeeper
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rendering import Workarounds
+from mailsvc.pop3.rules import Helpers as POP3Helpers
+from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
-from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.defaults import NoMemory
@@ -158,16 +163,24 @@ def _assemble(
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
     )
     intake = Intake(database, reactor, configuration.hostname, programs=programs)
-    maildrops = Maildrops(database, reactor)
+    pop = configuration.pop3
+    maildrops = Maildrops(
+        database,
+        reactor,
+        Keeping(pop.device_days, pop.expire_days, pop.undelete_days),
+        Workarounds(pop.replace_nuls, pop.end_of_header),
+    )
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
-    authenticator = SaslAuthenticator(_authenticator(configuration, database, checker, portal, reactor))
+    engine = _authenticator(configuration, database, checker, portal, reactor)
+    admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
+    readers = POP3Helpers(maildrops, engine, admission)
     smtp_journal = SMTPJournal(journal)
     helpers = Helpers(
         intake,
         directory,
-        authenticator,
+        SaslAuthenticator(engine),
         gate=_watch(configuration, reactor, smtp_journal, trusted),
         senders=OwnSenders(database),
         memory=_memory(configuration, database, reactor),
@@ -177,7 +190,10 @@ def _assemble(
     postmaster = ToPostmaster(intake, directory, configuration.hostname)
     notices = Notices(journal, database, postmaster, configuration.hostname, reactor)
     certificates = LiveCertificates(configuration, sources, tls, notices, reactor)
-    service = MailService(configuration, reactor, database, checker, sessions, journal, programs, certificates)
+    housekeeper = Housekeeper(database, reactor, maildrops)
+    service = MailService(
+        configuration, reactor, database, checker, sessions, journal, programs, certificates, housekeeper
+    )
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
@@ -185,7 +201,7 @@ def _assemble(
 
     def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
         rules = _pop3_rules(configuration, name, implicit_tls)
-        return POP3Factory(rules, maildrops, portal, tls, reactor, sessions, journal)
+        return POP3Factory(rules, readers, tls, reactor, sessions, journal)
 
     listen = configuration.listen
     service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
@@ -306,7 +322,15 @@ def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> 
             handshake=patience.handshake,
             closing=patience.closing,
         ),
+        command_line=configuration.pop3.command_line,
+        auth_line=configuration.pop3.auth_line,
         errors=configuration.pop3.errors,
+        commands=configuration.pop3.commands,
+        early_commands=configuration.pop3.early_commands,
+        greeting=configuration.pop3.greeting,
+        implementation=configuration.pop3.implementation,
+        language=configuration.pop3.language,
+        refuse_utf8=configuration.pop3.refuse_utf8,
     )
 
 
@@ -349,6 +373,7 @@ class MailService(MultiService):
         journal: Journal,
         programs: Programs,
         certificates: LiveCertificates,
+        housekeeper: Housekeeper,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -360,6 +385,7 @@ class MailService(MultiService):
         self._journal = journal
         self._programs = programs
         self._certificates = certificates
+        self._housekeeper = housekeeper
         self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
@@ -390,6 +416,7 @@ class MailService(MultiService):
         globalLogPublisher.addObserver(self._shortage)
         self._checker.start()
         self._journal.start()
+        self._housekeeper.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self._certificates.start)
 
@@ -417,6 +444,7 @@ class MailService(MultiService):
             deadline.cancel()
         await logins_ended
         await self._certificates.stop()
+        await self._housekeeper.stop()
         # What the last sessions did is told too.
         await self._journal.stop()
         await self.database.close()

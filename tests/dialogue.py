@@ -4,6 +4,8 @@ A file of ``tests/dialogues`` has comments (``#``), settings, an empty line, and
 
     listener: submission          # mx, mx with tls = optional, submission, submissions, pop3, pop3s
     limit: recipients 2           # a field of the listener's rules, or of BodyLimits
+    login_delay: 60               # of POP3, in seconds
+    sessions: 2                   # of POP3, of one account at a time
     user: carol@example.org word  # besides alice@ and bob@example.org, whose password is "open sesame"
     message: alice@example.org Subject: x\r\n\r\nbody\r\n
     alias: team@example.org alice@example.org bob@example.org
@@ -19,7 +21,8 @@ A file of ``tests/dialogues`` has comments (``#``), settings, an empty line, and
 ``C:`` is a line that the client sends, with CRLF; lines that follow each other leave in one segment.  ``C-`` is the
 same without CRLF.  ``S:`` is the next line of the server, to the letter; ``*`` stands for one word that may be
 anything (an id).  Nothing else may have come when the client speaks again.  In both ``\r \n \t \0 \xNN \\`` are
-octets, and ``{x*300}`` is 300 times x, ``{base64 text}`` the base64 of text.  Further lines::
+octets, and ``{x*300}`` is 300 times x, ``{base64 text}`` the base64 of text, ``{utf8 text}`` text in UTF-8.  Further
+lines::
 
     C<TLS>                        the client makes its handshake
     C<gone>                       the client's connection is lost
@@ -45,6 +48,7 @@ from typing import Any
 from mailsvc.directory.program import Ended
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
+from mailsvc.pop3.admission import Admission
 from mailsvc.smtp.intake import BodyLimits
 from mailsvc.smtp.modes import lmtp
 from mailsvc.storage.aliases import add_alias
@@ -55,9 +59,11 @@ FOLDER = Path(__file__).resolve().parent / "dialogues"
 
 _STEP = re.compile(r"([CSTMD])(\d?)(?:(:|-)(?: (.*))?|<(\w+)>)\Z")
 _MODES = MODES | {"lmtp": lmtp(requires_tls=False)}
+_ADMISSION = (("login_delay", "0"), ("sessions", "10"))
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|(.))")
 _TIMES = re.compile(r"\{(.)\*(\d+)\}")
 _BASE64 = re.compile(r"\{base64 ([^}]*)\}")
+_UTF8 = re.compile(r"\{utf8 ([^}]*)\}")
 _OCTETS = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 
 
@@ -117,6 +123,7 @@ def octets(text: str) -> bytes:
     def escape(match: re.Match[str]) -> str:
         return chr(int(match[1], 16)) if match[1] else _OCTETS[match[2]]
 
+    text = _UTF8.sub(lambda match: match[1].encode("utf-8").decode("latin-1"), text)
     text = _TIMES.sub(lambda match: match[1] * int(match[2]), text)
     return _ESCAPE.sub(escape, _BASE64.sub(encode, text)).encode("latin-1")
 
@@ -160,6 +167,8 @@ class Runner:
         for value in dialogue.values("user"):
             host.add_user(*value.split(" ", 1))
         _set_up_directory(host, dialogue)
+        delay, sessions = (int((dialogue.values(name) or [usual])[0]) for name, usual in _ADMISSION)
+        host.readers = replace(host.readers, admission=Admission(delay, sessions))
         for value in dialogue.values("message"):
             address, _, text = value.partition(" ")
             host.put_message(octets(text), address)
@@ -214,8 +223,9 @@ class Runner:
         rules: dict[str, Any] = {}
         limits: dict[str, Any] = {}
         for value in self._dialogue.values("limit"):
-            name, number = value.split()
-            (limits if name in BodyLimits.__dataclass_fields__ else rules)[name] = int(number)
+            name, _, said = value.partition(" ")
+            rule = int(said) if said.isdigit() else said
+            (limits if name in BodyLimits.__dataclass_fields__ else rules)[name] = rule
         if kind in _MODES:
             rules["body"] = replace(self._host.body, **limits)
             client = self._host.smtp(_MODES[kind], **rules)

@@ -39,8 +39,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.login import WrongLogin
-from mailsvc.accounts.realm import AccountId
+from mailsvc.accounts.realm import PASSWORD as PASSWORD_CREDENTIAL
+from mailsvc.accounts.realm import Account, AccountId, app_credential
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.program import Ended
@@ -48,16 +50,18 @@ from mailsvc.directory.tables import Program
 from mailsvc.errors import StorageFailure
 from mailsvc.mail.address import AddressError, parse_address
 from mailsvc.mail.message import MessageScanner, Summary
+from mailsvc.mail.snapshot import MaildropItem
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.pop3.rules import Helpers as POP3Helpers
+from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
-from mailsvc.pop3.server import Rules as POP3Rules
 from mailsvc.smtp.defaults import PasswordAuthenticator
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, mx
 from mailsvc.smtp.rules import Helpers
 from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.server import SMTPFactory
-from mailsvc.storage import accounts, mailboxes
+from mailsvc.storage import accounts, credentials, mailboxes
 from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.rows import Cursor
 from mailsvc.tls.credential import make_credential
@@ -449,6 +453,7 @@ class PlainChecker:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.logins: list[Any] = []
+        self.app_passwords: dict[str, int] = {}
 
     def requestAvatarId(self, credentials: Any) -> Deferred[AccountId]:  # type: ignore[override]
         self.logins.append(credentials)
@@ -458,6 +463,9 @@ class PlainChecker:
             key = "@"
 
         def judged(row: accounts.AccountRow | None) -> AccountId:
+            app_password = self.app_passwords.get(credentials.password.decode("utf-8", "replace"))
+            if row is not None and app_password is not None:
+                return AccountId(row.id, row.address, app_credential(app_password))
             if row is None or row.disabled or row.password_hash != credentials.password.decode("utf-8", "replace"):
                 raise WrongLogin
             return AccountId(row.id, row.address)
@@ -504,6 +512,7 @@ class MailHost:
         self.maildrops = Maildrops(self.store, self.reactor)
         self.clients: list[Client] = []
         self._portal = make_portal(self.checker)
+        self.readers = POP3Helpers(self.maildrops, Authenticator(self._portal))
         numbers = count(1)
         self.programs = FakePrograms()
         self.intake = Intake(
@@ -523,6 +532,10 @@ class MailHost:
         assert row is not None
         return row.id
 
+    def account(self, address: str, credential: str = PASSWORD_CREDENTIAL) -> Account:
+        """What a login as this gives."""
+        return Account(self.account_id(address), parse_address(address), credential)
+
     def smtp_factory(self, mode: Mode = MX, **rules: Any) -> SMTPFactory:
         made = replace(SMTPRules(mode, HOSTNAME, self.body, self.patience), **rules)
         return SMTPFactory(made, self.helpers, server_tls(), self.reactor, self.sessions)
@@ -530,7 +543,7 @@ class MailHost:
     def pop3_factory(self, *, implicit_tls: bool = False, **rules: Any) -> POP3Factory:
         name = "pop3s" if implicit_tls else "pop3"
         made = replace(POP3Rules(name, implicit_tls, HOSTNAME, self.patience), **rules)
-        return POP3Factory(made, self.maildrops, self._portal, server_tls(), self.reactor, self.sessions)
+        return POP3Factory(made, self.readers, server_tls(), self.reactor, self.sessions)
 
     def connect(
         self, factory: IProtocolFactory, *, inside_tls: bool = False, peer: IAddress = PEER, window: int | None = None
@@ -580,12 +593,19 @@ class MailHost:
         client.take()
         return client
 
-    def reader(self, address: str = ALICE, **rules: Any) -> Client:
+    def reader(self, address: str = ALICE, password: str = PASSWORD, **rules: Any) -> Client:
         """A POP3 client that has logged in."""
         client = self.secured_pop3(**rules)
         client.ask(b"USER " + address.encode())
-        client.ask(b"PASS " + PASSWORD.encode())
+        client.ask(b"PASS " + password.encode())
         return client
+
+    def add_device(self, label: str, address: str = ALICE) -> str:
+        """Add an app password, which is its label."""
+        key = parse_address(address).key
+        number = self.store.now(credentials.add_app_password, key, label, "", f"digest of {label}", "", 0.0)
+        self.checker.app_passwords[label] = number
+        return label
 
     def put_message(self, octets: bytes, *addresses: str, piece: int = mailboxes.PART_LIMIT) -> int:
         """Store a message as it stands (no trace header), its body in pieces of this size."""
@@ -603,7 +623,7 @@ class MailHost:
         """The messages of an account as they are stored, trace header and all."""
         return [
             b"".join(self._parts(self.account_id(address), item))
-            for item in self.store.now(mailboxes.maildrop, self.account_id(address))
+            for item in self.store.now(mailboxes.snapshot, self.account_id(address))
         ]
 
     def bodies_of(self, address: str = ALICE) -> list[bytes]:
@@ -614,13 +634,8 @@ class MailHost:
         """How many rows a table has."""
         return int(self.store.connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
 
-    def _parts(self, account_id: int, item: mailboxes.MaildropItem) -> Iterator[bytes]:
-        yield self.store.now(mailboxes.opening, account_id, item.uid) or b""
-        for part in count(1):
-            piece = self.store.now(mailboxes.content_part, item.message_id, part)
-            if piece is None:
-                return
-            yield piece
+    def _parts(self, account_id: int, item: MaildropItem) -> Iterator[bytes]:
+        yield from self.store.now(mailboxes.openings, account_id, [item.uid]).get(item.uid, [])
 
     def end(self) -> None:
         """Hang up whatever is still connected."""
@@ -675,7 +690,7 @@ class MailCase(SynchronousTestCase):
         left = [str(call) for call in host.reactor.getDelayedCalls()]
         self.assertEqual(left, [], "timers were left behind")
         self.assertEqual(len(host.sessions), 0, "sessions were left behind")
-        self.assertEqual(host.maildrops._locked, set(), "a maildrop is still locked")
+        self.assertEqual(host.maildrops._holds, {}, "a maildrop is still locked")
         host.store.connection.close()
 
 

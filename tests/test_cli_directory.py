@@ -238,7 +238,8 @@ class UserSetTests(DirectoryCase):
         self.succeed("domain", "set", "example.org", "--default-quota", "1M")
         for text, octets in {"500K": 512000, "none": None, "default": 1048576}.items():
             facts = json.loads(self.succeed("user", "set", ALICE, "--quota", text, "--json"))
-            same = {"address": ALICE, "disabled": False, "used": 0, "check_sender": True}
+            same = {"address": ALICE, "disabled": False, "used": 0, "check_sender": True, "deletes": "account"}
+            same["expire_days"] = None
             self.assertEqual(facts, {**same, "quota": octets})
 
     def test_mistakes(self) -> None:

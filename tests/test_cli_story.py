@@ -12,6 +12,7 @@ from mailsvc.cli.story import for_programs, sentence, told, visible
 from mailsvc.mail.event import (
     KINDS,
     Accepted,
+    Cleared,
     Connected,
     Defect,
     Delivered,
@@ -28,6 +29,7 @@ from mailsvc.mail.event import (
     Secured,
     TurnedAway,
     Unavailable,
+    Undeleted,
     Unknown,
 )
 from mailsvc.storage import events
@@ -88,6 +90,20 @@ SENTENCES: list[tuple[Event, str]] = [
     (Delivered(A, B), "T: delivered to the mailbox of alice@example.org, for bob@example.org"),
     (Noted("There is no relay yet."), "T: There is no relay yet."),
     (MaildropClosed(A, 1, 3), "mailbox of alice@example.org: 1 message fetched, 3 removed"),
+    (
+        MaildropClosed(A, 1, 3, credential="app-password 7"),
+        "mailbox of alice@example.org: 1 message fetched, 3 removed by app-password 7",
+    ),
+    (
+        MaildropClosed(A, 1, 3, credential="app-password 7", by_device=True, left=2),
+        "mailbox of alice@example.org: 1 message fetched, 3 deleted for app-password 7, 2 of them removed",
+    ),
+    (Cleared(A, "expired", 1, (7,)), "mailbox of alice@example.org: 1 message removed (by age)"),
+    (
+        Cleared(A, "deleted", 2, (7, 8)),
+        "mailbox of alice@example.org: 2 messages removed (deleted by every device in use)",
+    ),
+    (Undeleted(A, 2, (7, 8)), "mailbox of alice@example.org: 2 messages undeleted"),
     (
         MaildropClosed(A, 2, 0, False),
         "mailbox of alice@example.org: 2 messages fetched; the session ended without QUIT, so nothing was removed",

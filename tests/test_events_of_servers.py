@@ -212,7 +212,7 @@ class POP3(EventCase):
         self.assertEqual(
             [event.kind for event in told], ["connected", "secured", "logged in", "maildrop closed", "disconnected"]
         )
-        self.assertEqual(told[3], MaildropClosed(ALICE, 1, 1, True, (number,), (number,)))
+        self.assertEqual(told[3], MaildropClosed(ALICE, 1, 1, True, (number,), (number,), "password", left=1))
 
     def test_without_quit(self) -> None:
         """A session that only breaks off tells what was fetched, and that nothing was removed."""
@@ -222,7 +222,7 @@ class POP3(EventCase):
         client.ask(b"RETR 1")
         client.ask(b"DELE 1")
         client.hang_up()
-        self.assertEqual(host.told()[-2], MaildropClosed(ALICE, 1, 0, False, (number,)))
+        self.assertEqual(host.told()[-2], MaildropClosed(ALICE, 1, 0, False, (number,), (), "password"))
 
     def test_refusals(self) -> None:
         """What is refused is told once: a wrong login as that, a maildrop in use with its account."""

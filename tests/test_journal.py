@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.event import Connected, Dropped, LoginFailed
+from mailsvc.storage.devices import Carried
 from mailsvc.storage.events import Entry, by_key, by_peer
 from mailsvc.storage.rows import many
 from tests.memory import MemoryStore, storage_failure
@@ -259,7 +260,7 @@ class Connections(JournalCase):
         ]
         for method, arguments, _ in steps:
             method(*arguments)
-        connection.maildrop_closed("alice@example.org", retrieved=1, deleted=0)
+        connection.maildrop_closed("alice@example.org", "password", retrieved=1, done=Carried(0, 0, by_device=False))
         self.clock.advance(1)
         found = self.store.now(by_peer, PEER, since=0, limit=20)[::-1]
         self.assertEqual([entry.event.kind for entry in found], [*(kind for _, _, kind in steps), "maildrop closed"])

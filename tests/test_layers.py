@@ -34,12 +34,15 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.observation
+        mailsvc.pop3.rendering
+        mailsvc.pop3.devices mailsvc.pop3.texts mailsvc.pop3.admission
         mailsvc.accounts.passwords mailsvc.accounts.throttle mailsvc.accounts.app_passwords
         mailsvc.sasl.*
         mailsvc.gate mailsvc.gate.places mailsvc.gate.bodies mailsvc.gate.manners mailsvc.gate.blocklists
         mailsvc.gate.guesses
         mailsvc.directory.tables mailsvc.directory.resolve mailsvc.directory.loops mailsvc.directory.quota
         mailsvc.directory.program
+        mailsvc.mailbox.lineends mailsvc.mailbox.maildir mailsvc.mailbox.mbox mailsvc.mailbox.uidlist
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
@@ -47,6 +50,9 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
+        mailsvc.storage.surrogates
+        mailsvc.storage.imports mailsvc.storage.exports
+        mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
@@ -59,6 +65,7 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
+        mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
     4: """
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting mailsvc.smtp.postmaster
@@ -68,6 +75,9 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.transaction
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
+        mailsvc.mailbox.importing mailsvc.mailbox.exporting
+        mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
+        mailsvc.pop3.login
         """,
     5: "mailsvc.service",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",

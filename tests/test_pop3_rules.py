@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailsvc.mail.snapshot import MaildropItem, Snapshot
 from mailsvc.pop3.maildrop import Maildrop, NoSuchMessage
-from mailsvc.pop3.session import VERBS, CommandError, State, capabilities, parse_command, refusal
-from mailsvc.storage.mailboxes import MaildropItem
+from mailsvc.pop3.session import VERBS, Offer, State, capabilities, parse_command, refusal
+from mailsvc.pop3.texts import Refusal
 
 BEFORE, AFTER = State
 
@@ -32,7 +33,9 @@ DELE  no   no   yes
 RSET  no   no   yes
 NOOP  no   no   yes
 APOP  no   no   no
-AUTH  no   no   no
+AUTH  no   yes  no
+LANG  no   yes  yes
+UTF8  no   yes  no
 XTND  no   no   no
 """
 
@@ -61,13 +64,14 @@ class CommandTests(SynchronousTestCase):
                 refused = refusal(verb, number, state, secured=secured)
                 fits = expected.least <= number <= expected.most
                 self.assertEqual(refused is None, fits, (verb, number))
-                self.assertTrue(fits or "argument" in str(refused))
+                self.assertTrue(refused is None or "argument" in refused.line())
 
     def test_before_tls(self) -> None:
         """In clear every command but CAPA, STLS and QUIT points to STLS, whatever its arguments."""
         for verb, number in product(VERBS, range(3)):
             if verb not in ("CAPA", "STLS", "QUIT"):
-                self.assertEqual(refusal(verb, number, BEFORE, secured=False), "issue STLS first")
+                refused = refusal(verb, number, BEFORE, secured=False)
+                self.assertEqual(refused and refused.line(), "-ERR issue STLS first")
 
     def test_parse(self) -> None:
         """Verbs in any case; the argument of USER and PASS is the rest of the line, spaces and all."""
@@ -86,16 +90,16 @@ class CommandTests(SynchronousTestCase):
 
     def test_malformed(self) -> None:
         """No name, no command."""
-        for line in (b"", b" ", b" QUIT", b"1", b"QUIT\t", b"RETR1", b"\xffQUIT", b"QU\0IT", b"A" * 41, b"QUIT\r"):
-            self.assertRaises(CommandError, parse_command, line)
+        for line in (b"", b" ", b" QUIT", b"1", b"QUIT\t", b"8UTF", b"\xffQUIT", b"QU\0IT", b"A" * 41, b"QUIT\r"):
+            self.assertRaises(Refusal, parse_command, line)
 
     @settings(deadline=None)
     @given(st.binary(max_size=60))
     def test_any_line(self, line: bytes) -> None:
-        """Any octets are a verb and arguments, or `CommandError`."""
+        """Any octets are a verb and arguments, or `Refusal`."""
         try:
             verb, arguments = parse_command(line)
-        except CommandError:
+        except Refusal:
             return
         self.assertTrue(verb.isupper() and verb.isascii())
         refusal(verb, len(arguments), BEFORE, secured=True)
@@ -105,11 +109,32 @@ class CapabilityTests(SynchronousTestCase):
     """CAPA is true in every state (RFC 2449 section 5)."""
 
     def test_lines(self) -> None:
-        """STLS before TLS only, USER inside TLS only; the others always."""
+        """STLS before TLS only; USER, SASL, UTF8 and LANG inside TLS only; the others always.
+
+        Rule: POP3: CAPA names what can be used
+        """
         always = {"TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "IMPLEMENTATION mailsvc"}
-        self.assertEqual(set(capabilities(BEFORE, secured=False)), always | {"STLS"})
-        self.assertEqual(set(capabilities(BEFORE, secured=True)), always | {"USER"})
-        self.assertEqual(set(capabilities(AFTER, secured=True)), always | {"USER"})
+        inside = {"USER", "UTF8 USER", "LANG"}
+        self.assertEqual(set(capabilities(Offer(), secured=False)), always | {"STLS"})
+        self.assertEqual(set(capabilities(Offer(), secured=True)), always | inside)
+        offer = Offer(("PLAIN", "LOGIN"), expire="30 USER", login_delay=60, implementation="")
+        always = always - {"EXPIRE NEVER", "IMPLEMENTATION mailsvc"} | {"EXPIRE 30 USER", "LOGIN-DELAY 60"}
+        self.assertEqual(set(capabilities(offer, secured=False)), always | {"STLS"})
+        self.assertEqual(set(capabilities(offer, secured=True)), always | inside | {"SASL PLAIN LOGIN"})
+
+    def test_each_is_a_command(self) -> None:
+        """What CAPA names and what can be used on the same connection agree."""
+        tags = {line.split()[0] for line in capabilities(Offer(("PLAIN",)), secured=True)}
+        for tag, verb in {
+            "TOP": "TOP",
+            "UIDL": "UIDL",
+            "USER": "USER",
+            "SASL": "AUTH",
+            "UTF8": "UTF8",
+            "LANG": "LANG",
+        }.items():
+            usable = any(refusal(verb, VERBS[verb].least, state, secured=True) is None for state in State)
+            self.assertEqual((tag in tags, usable), (True, True), tag)
 
 
 @dataclass
@@ -130,7 +155,7 @@ class MaildropMachine(RuleBasedStateMachine):
     def begin(self, sizes: list[int]) -> None:
         items = [MaildropItem(uid * 3, 100 + uid, size, f"{uid}.x") for uid, size in enumerate(sizes, 1)]
         self.model = Model(items, [False] * len(items))
-        self.maildrop = Maildrop(items)
+        self.maildrop = Maildrop(Snapshot.of(items))
 
     @rule(
         argument=st.sampled_from(
@@ -160,7 +185,8 @@ class MaildropMachine(RuleBasedStateMachine):
         if not hasattr(self, "maildrop"):
             return
         left = self.model.left()
-        assert list(self.maildrop.listing()) == left
+        assert "".join(self.maildrop.sizes()) == "".join(f"{number} {item.size}\r\n" for number, item in left)
+        assert "".join(self.maildrop.uidls()) == "".join(f"{number} {item.uidl}\r\n" for number, item in left)
         assert self.maildrop.count == len(left)
         assert self.maildrop.octets == sum(item.size for _, item in left)
         gone = [item.uid for item, deleted in zip(self.model.items, self.model.deleted, strict=True) if deleted]
@@ -178,7 +204,7 @@ class MaildropTests(SynchronousTestCase):
 
     def test_numbers(self) -> None:
         """Only digits make a number (Python's int takes more), and 0 is none: the stock class counts from the end."""
-        maildrop = Maildrop([MaildropItem(1, 1, 10, "a"), MaildropItem(2, 2, 20, "b")])
+        maildrop = Maildrop(Snapshot.of([MaildropItem(1, 1, 10, "a"), MaildropItem(2, 2, 20, "b")]))
         self.assertEqual(maildrop.number(b"2"), 2)
         for argument in (b"0", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"\xd9\xa1", b"1.0", b"3", b"", b"1\n"):
             self.assertRaises(NoSuchMessage, maildrop.number, argument)

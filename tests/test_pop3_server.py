@@ -33,7 +33,7 @@ class LockTests(MailCase):
     def is_free(self, host: MailHost) -> bool:
         """Whether somebody can log in; the lock is given back at once."""
         try:
-            self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(host.account_id(ALICE)))).release()
+            self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(host.account(ALICE)))).release()
         except MaildropInUse:
             return False
         return True
@@ -43,7 +43,7 @@ class LockTests(MailCase):
         for end in ("quit", "lost", "timeout", "abort", "errors"):
             host = self.host()
             client = host.reader(errors=3)
-            self.assertFalse(host.maildrops._locked == set(), end)
+            self.assertFalse(host.maildrops._holds == {}, end)
             match end:
                 case "quit":
                     client.ask(b"QUIT")
@@ -86,9 +86,9 @@ class LockTests(MailCase):
         host.store.held = True
         client.send(b"QUIT\r\n")
         client.hang_up()
-        self.assertEqual(host.maildrops._locked, {host.account_id(ALICE)})
+        self.assertEqual(list(host.maildrops._holds), [host.account_id(ALICE)])
         host.store.release()
-        self.assertEqual((host.maildrops._locked, host.mail_of()), (set(), []))
+        self.assertEqual((host.maildrops._holds, host.mail_of()), ({}, []))
 
     def test_failed_login_takes_no_lock(self) -> None:
         """When the maildrop cannot be read there is no session, and no lock."""
@@ -109,7 +109,7 @@ class LockTests(MailCase):
     def test_release_twice(self) -> None:
         """A second release does not take the lock of the next session away."""
         host = self.host()
-        account = host.account_id(ALICE)
+        account = host.account(ALICE)
         first = self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(account)))
         first.release()
         second = self.successResultOf(Deferred.fromCoroutine(host.maildrops.open(account)))
@@ -155,7 +155,7 @@ class DeleteTests(MailCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         host.store.failure = None
         self.assertEqual(len(host.mail_of()), 1)
-        self.assertEqual(host.maildrops._locked, set())
+        self.assertEqual(host.maildrops._holds, {})
 
     def test_nothing_to_delete(self) -> None:
         """QUIT without deletes does not write."""
@@ -174,7 +174,7 @@ class DeleteTests(MailCase):
         client.send(b"".join(b"DELE %d\r\n" % number for number in range(1, 1201)))
         host.store.calls.clear()
         client.ask(b"QUIT")
-        self.assertEqual((host.store.calls, host.mail_of()), (["delete_items"] * 3, []))
+        self.assertEqual((host.store.calls, host.mail_of()), (["carry_out"] * 3, []))
 
     def test_shared_message(self) -> None:
         """What one recipient deletes stays with the other."""
@@ -224,14 +224,14 @@ class RetrieveTests(MailCase):
     def test_top_reads_no_more_than_needed(self) -> None:
         """TOP 1 0 of a large message reads its header and nothing of its body."""
         host = self.host()
-        host.put_message(b"A: b\r\n\r\n" + b"x\r\n" * 1000, piece=100)
+        host.put_message(b"A: b\r\n\r\n" + b"x\r\n" * 20_000, piece=1000)
         client = host.reader()
         host.store.calls.clear()
         client.ask(b"TOP 1 0")
-        self.assertEqual(host.store.calls, ["opening"])
+        self.assertEqual(host.store.calls, ["openings"])
         host.store.calls.clear()
         client.ask(b"TOP 1 1")
-        self.assertEqual(host.store.calls, ["opening", "content_part"])
+        self.assertEqual(host.store.calls, ["openings", "content_part"])
 
     def test_small_message_is_one_write(self) -> None:
         """Status line and header leave together."""
@@ -298,8 +298,27 @@ class RetrieveTests(MailCase):
         client = host.reader()
         host.store.connection.execute("DELETE FROM mailbox_item")
         host.store.connection.execute("DELETE FROM message")
-        self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/TEMP] the message cannot be read now; try again later\r\n")
+        self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/PERM] the message is not there any more\r\n")
         self.assertEqual(client.ask(b"NOOP"), b"+OK\r\n")
+
+    def test_refused_without_utf8(self) -> None:
+        """Where that is wanted, only a session with UTF8 gets an internationalised message; another 8-bit one all get.
+
+        Rule: POP3: UTF8 as a code
+        """
+        host = self.host()
+        host.put_message("Subject: für\r\n\r\n".encode())
+        host.put_message("Subject: für\r\n\r\n".encode("latin-1"))
+        client = host.reader(refuse_utf8=True)
+        refused = b"-ERR [UTF8] the message needs UTF-8; say UTF8 before you log in\r\n"
+        self.assertEqual((client.ask(b"RETR 1"), client.ask(b"TOP 1 0")), (refused, refused))
+        self.assertTrue(client.ask(b"RETR 2").startswith(b"+OK"))
+        client.ask(b"QUIT")
+        client = host.secured_pop3(refuse_utf8=True)
+        client.ask(b"UTF8")
+        client.ask(b"USER " + ALICE.encode())
+        client.ask(b"PASS " + PASSWORD.encode())
+        self.assertEqual(unstuffed(client.ask(b"RETR 1")), "Subject: für\r\n\r\n".encode())
 
     def test_timer_stands_while_sending(self) -> None:
         """A message that takes longer to fetch than the idle limit is fetched."""
@@ -462,7 +481,7 @@ class ShutDownTests(MailCase):
         client.settle()
         self.assertTrue(client.take().endswith(b"nothing is deleted\r\n"))
         client.close_tls()
-        self.assertEqual(host.maildrops._locked, set())
+        self.assertEqual(host.maildrops._holds, {})
 
 
 class TypeTests(MailCase):
@@ -472,7 +491,7 @@ class TypeTests(MailCase):
         """The protocol is Twisted's, for whoever embeds it, and every verb is ours."""
         self.assertTrue(issubclass(POP3Server, pop3.POP3))
         for verb in VERBS:
-            self.assertIn(f"do_{verb}", POP3Server.__dict__)
+            self.assertIsNot(getattr(POP3Server, f"do_{verb}"), getattr(pop3.POP3, f"do_{verb}", None))
 
     def test_pieces(self) -> None:
         """The parts of a message are as large as the storage makes them: 256 KiB."""

@@ -140,7 +140,7 @@ class Writing(Case):
         message_id = await self.database.write(mailboxes.deliver, new, HEADER, iter(pieces), [alice])
         whole = await self.database.read(content, message_id)
         self.assertEqual(whole, TRACE + HEADER + b"".join(pieces))
-        (item,) = await self.database.read(mailboxes.maildrop, alice)
+        (item,) = await self.database.read(mailboxes.snapshot, alice)
         self.assertEqual(await self.database.write(mailboxes.delete_items, alice, [item.uid]), 1)
         self.assertEqual(await self.database.read(count, "message_content"), 0)
 
@@ -153,11 +153,11 @@ class Trouble(Case):
         error = await failure_of(self.database.write(deliver, b"x" * 100_000, alice))
         self.assertIsInstance(error, StorageFailure)
         self.assertIn("is full", str(error))
-        self.assertEqual(await self.database.read(mailboxes.maildrop, alice), [])
+        self.assertEqual(len(await self.database.read(mailboxes.snapshot, alice)), 0)
         await self.database.write(deliver, b"small", alice)
         await self.limit(pages_more=None)
         await self.database.write(deliver, b"x" * 100_000, alice)
-        self.assertEqual(len(await self.database.read(mailboxes.maildrop, alice)), 2)
+        self.assertEqual(len(await self.database.read(mailboxes.snapshot, alice)), 2)
 
     async def test_acknowledged_under_full_disk(self) -> None:
         """Of many deliveries to a disk that fills up, exactly the acknowledged ones are there.

@@ -155,15 +155,31 @@ class Messages(OfflineCase):
             alice = add(txn)
             body = b"one\r\n.two\r\n" * 5
             message_id = deliver(txn, body, alice)
-            (item,) = mailboxes.maildrop(txn, alice)
+            (item,) = mailboxes.snapshot(txn, alice)
             self.assertEqual((item.uid, item.message_id), (1, message_id))
             self.assertEqual(item.size, len(TRACE + HEADER + body))
             self.assertEqual(mailboxes.content_part(txn, message_id, 0), TRACE + HEADER)
             self.assertEqual(content(txn, message_id), TRACE + HEADER + body)
             self.assertEqual(mailboxes.delete_items(txn, alice, [item.uid, 99]), 1)
-            self.assertEqual(mailboxes.maildrop(txn, alice), [])
+            self.assertEqual(list(mailboxes.snapshot(txn, alice)), [])
             self.assertIsNone(mailboxes.content_part(txn, message_id, 0))
             self.assertEqual([count(txn, table) for table in ("message", "message_content")], [0, 0])
+
+    def test_openings(self) -> None:
+        """Several items are read at once, each with its own prefix, whole or in part; those that are gone are not."""
+        with self.transaction() as txn:
+            alice, bob = add(txn), add(txn, BOB)
+            first = deliver(txn, b"1234567890", alice, bob)
+            mailboxes.deliver(txn, new_message(b"b"), HEADER, [b"b"], [alice], prefixes={alice: b"To: alice\r\n"})
+            head = TRACE + HEADER
+            self.assertEqual(
+                mailboxes.openings(txn, alice, [2, 7, 1]),
+                {2: [b"To: alice\r\n" + head, b"b"], 1: [head, b"1234567", b"890"]},
+            )
+            self.assertEqual(mailboxes.openings(txn, alice, [1], 1), {1: [head]})
+            self.assertEqual(mailboxes.openings(txn, bob, [2]), {})
+            txn.execute("DELETE FROM message_content WHERE message_id = ? AND part = 1", (first,))
+            self.assertEqual(mailboxes.openings(txn, bob, [1]), {1: [head]}, "a gap was passed over")
 
     def test_columns(self) -> None:
         """The facts of a message stand in its row; a NUL that PostgreSQL could not take is replaced."""
@@ -187,7 +203,7 @@ class Messages(OfflineCase):
         with self.transaction() as txn:
             alice, bob = add(txn), add(txn, BOB)
             message_id = deliver(txn, b"x", alice, bob, alice)
-            self.assertEqual(len(mailboxes.maildrop(txn, alice)), 1)
+            self.assertEqual(len(mailboxes.snapshot(txn, alice)), 1)
             self.assertEqual(count(txn, "message"), 1)
             mailboxes.delete_items(txn, alice, [1])
             self.assertEqual(content(txn, message_id), TRACE + HEADER + b"x")
@@ -221,19 +237,19 @@ class Messages(OfflineCase):
             deliver(txn, b"2", alice)
             mailboxes.delete_items(txn, alice, [1, 2])
             deliver(txn, b"3", alice)
-            self.assertEqual([item.uid for item in mailboxes.maildrop(txn, alice)], [3])
+            self.assertEqual([item.uid for item in mailboxes.snapshot(txn, alice)], [3])
 
     def test_ids_never_come_back(self) -> None:
         """A removed message's or account's id is not used again: a session may still hold it."""
         with self.transaction() as txn:
             alice = add(txn)
             message_id = deliver(txn, b"1", alice)
-            uidl = mailboxes.maildrop(txn, alice)[0].uidl
+            uidl = mailboxes.snapshot(txn, alice)[0].uidl
             accounts.remove_account(txn, ALICE.key)
             again = add(txn)
             self.assertGreater(again, alice)
             self.assertGreater(deliver(txn, b"2", again), message_id)
-            self.assertNotEqual(mailboxes.maildrop(txn, again)[0].uidl, uidl)
+            self.assertNotEqual(mailboxes.snapshot(txn, again)[0].uidl, uidl)
 
     def test_restored_copy_gives_other_uidls(self) -> None:
         """After the database went back to an older state, new mail has a uidl that no client has seen."""
@@ -244,7 +260,7 @@ class Messages(OfflineCase):
             with self.transaction() as txn:
                 txn.execute("SAVEPOINT copy")
                 deliver(txn, b"x", alice)
-                (item,) = mailboxes.maildrop(txn, alice)
+                (item,) = mailboxes.snapshot(txn, alice)
                 self.assertEqual(item.uid, 1)
                 seen.add(item.uidl)
                 txn.execute("ROLLBACK TO copy")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailsvc.storage import devices
 from tests.memory import (
     ALICE,
     BOB,
@@ -114,6 +115,8 @@ class SegmentationTests(MailCase):
     def pop3(self, script: bytes, cut: Cut, play: Play, *, late: bool, held: bool = False) -> Outcome:
         """The same for the POP3 server."""
         host = self.host(late=late)
+        # The first login of an hour is noted beside what the client does; this is to be about the client alone.
+        host.store.now(devices.note_login, devices.Device(host.account_id(ALICE), "password"), 0.0)
         host.put_message(b"Subject: one\r\n\r\n.one\r\n", piece=3)
         host.put_message(b"Subject: two\r\n\r\n.\r\nline 2\r\n\r\n..\r\n" * 20, piece=7)
         return self.outcome(host, host.secured_pop3(), script, cut, play, held)

@@ -22,6 +22,7 @@ import click
 
 from mailsvc import __version__
 from mailsvc.config import Configuration, InForce, Surroundings, load
+from mailsvc.config.settings import Pop3, Smtp
 from mailsvc.errors import MailsvcError
 from mailsvc.surroundings import surroundings
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "demo": "See mail taken in and fetched again, on temporary ports.",
     "doctor": "See what is wrong with this service, and how to mend it.",
     "domain": "The domains for which mail is taken.",
+    "mailbox": "What lies in a mailbox.",
     "route": "Where mail goes.",
     "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
@@ -72,6 +74,16 @@ class Common:
     def configuration(self) -> Configuration:
         """The settings, for what has no use for this machine's own name; raises ConfigurationRefused."""
         return self._nameless().configuration
+
+    @property
+    def smtp(self) -> Smtp:
+        """The limits of what is taken in; raises ConfigurationRefused."""
+        return self._nameless().configuration.smtp
+
+    @property
+    def pop3(self) -> Pop3:
+        """How long mail is kept, among others; raises ConfigurationRefused."""
+        return self._nameless().configuration.pop3
 
     def _nameless(self) -> InForce:
         return self._load(Surroundings(fqdn=lambda: "localhost", privileged=False))  # nobody needs the resolver here

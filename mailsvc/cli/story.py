@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from mailsvc.mail.event import (
     Accepted,
     CertificateNews,
+    Cleared,
     Connected,
     Defect,
     Delivered,
@@ -31,6 +32,7 @@ from mailsvc.mail.event import (
     Secured,
     TurnedAway,
     Unavailable,
+    Undeleted,
 )
 from mailsvc.storage.events import Entry
 from mailsvc.storage.stories import Story
@@ -95,6 +97,11 @@ def sentence(entry: Entry) -> str:
             return f"{entry.trace_id}: {text}" if entry.trace_id else text
         case MaildropClosed():
             return _maildrop(entry.event)
+        case Cleared(account, why, count, _):
+            reason = "by age" if why == "expired" else "deleted by every device in use"
+            return f"mailbox of {account}: {count:,} {_messages(count)} removed ({reason})"
+        case Undeleted(account, count, _):
+            return f"mailbox of {account}: {count:,} {_messages(count)} undeleted"
         case Disconnected(seconds, why):
             return f"disconnected after {seconds:,.1f} s" + (f": {why.rstrip('.')}" if why else "")
         case Dropped(count, since):
@@ -146,8 +153,14 @@ def _accepted(event: Accepted, trace_id: str | None) -> str:
 
 def _maildrop(event: MaildropClosed) -> str:
     fetched = f"{event.retrieved:,} {_messages(event.retrieved)} fetched"
+    if event.orderly and event.by_device and event.deleted:
+        whose = event.credential or "this device"
+        parts = f"{event.deleted:,} deleted for {whose}, {event.left:,} of them removed"
+        return f"mailbox of {event.account}: {fetched}, {parts}"
     if event.orderly:
-        return f"mailbox of {event.account}: {fetched}, {event.deleted:,} removed"
+        # The account's own password needs no word: nearly everybody has just that.
+        by = f" by {event.credential}" if event.deleted and event.credential not in ("", "password") else ""
+        return f"mailbox of {event.account}: {fetched}, {event.deleted:,} removed{by}"
     return f"mailbox of {event.account}: {fetched}; the session ended without QUIT, so nothing was removed"
 
 

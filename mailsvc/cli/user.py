@@ -39,6 +39,8 @@ from mailsvc.storage.accounts import (
     set_password,
 )
 from mailsvc.storage.database import offline
+from mailsvc.storage.devices import deletes_by_device, set_deletes
+from mailsvc.storage.expiry import LONGEST_EXPIRY, own_expire_days, set_expire_days
 from mailsvc.storage.rules import set_disabled, set_quota, usage
 from mailsvc.storage.senders import check_sender, set_check_sender
 
@@ -165,19 +167,33 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
 @click.option("--disabled", type=click.Choice(["on", "off"]), help="on: neither login nor mail in.")
 @click.option("--quota", metavar="SIZE|none|default", help="What the mailbox may hold, like 1G; default: the domain's.")
 @click.option("--check-sender", "check", type=click.Choice(["on", "off"]), help="off: it may send as anybody.")
+@click.option(
+    "--deletes",
+    type=click.Choice(["account", "device"]),
+    help="device: what a POP3 client deletes stays for the other devices.",
+)
+@click.option("--expire", metavar="DAYS|never|default", help="After how many days mail is removed.")
 @_JSON
 @click.pass_obj
 def set_user(
-    common: Common, address: str, disabled: str | None, quota: str | None, check: str | None, as_json: bool
+    common: Common,
+    address: str,
+    disabled: str | None,
+    quota: str | None,
+    check: str | None,
+    deletes: str | None,
+    expire: str | None,
+    as_json: bool,
 ) -> None:
     """Change what the account ADDRESS may.
 
     What is not given stays as it is.
     """
     parsed = parse_address(address)
-    if disabled is None and quota is None and check is None:
-        raise click.UsageError("nothing to set; give --disabled, --quota or --check-sender")
+    if all(option is None for option in (disabled, quota, check, deletes, expire)):
+        raise click.UsageError("nothing to set; give --disabled, --quota, --check-sender, --deletes or --expire")
     octets = None if quota is None else _quota(quota)
+    days = None if expire is None else _days(expire)
     with offline(common.database, create=False) as txn:
         if disabled is not None:
             set_disabled(txn, parsed.key, disabled == "on")
@@ -189,11 +205,17 @@ def set_user(
         if check is not None:
             set_check_sender(txn, parsed.key, check == "on")
         checked = check_sender(txn, row.id)
+        if deletes is not None:
+            set_deletes(txn, parsed.key, by_device=deletes == "device")
+        if expire is not None:
+            set_expire_days(txn, parsed.key, days)
+        by_device = deletes_by_device(txn, row.id)
+        days = own_expire_days(txn, row.id)
         now = usage(txn, row.id)
     assert now is not None
     if as_json:
         facts = {"address": now.address, "disabled": now.disabled, "quota": now.quota, "used": now.used}
-        facts["check_sender"] = checked
+        facts |= {"check_sender": checked, "deletes": "device" if by_device else "account", "expire_days": days}
         click.echo(json.dumps(facts))
         return
     limit = "no quota" if now.quota is None else f"a quota of {in_words(now.quota)}"
@@ -201,6 +223,10 @@ def set_user(
     click.echo(f"The account {parsed} is {state}, uses {in_words(now.used)} and has {limit}.")
     if not checked:
         click.echo("It may send as anybody; --check-sender on ends that.")
+    if by_device:
+        click.echo("What a device deletes stays for its others; --deletes account ends that.")
+    if days is not None:
+        click.echo(f"Its mail is removed after {days} days." if days else "Its mail is never removed for its age.")
 
 
 def _quota(text: str) -> int | None:
@@ -211,6 +237,17 @@ def _quota(text: str) -> int | None:
     if not octets:
         raise MailsvcError(f"{text} is no quota; write it like 500M or 2G, none, or default")
     return octets
+
+
+def _days(text: str) -> int | None:
+    """0 for never, None for the default of the configuration."""
+    if text.lower() in ("never", "default"):
+        return 0 if text.lower() == "never" else None
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= LONGEST_EXPIRY):
+        raise MailsvcError(
+            f"{text} is no number of days from 1 to {LONGEST_EXPIRY}; write it like 90, never, or default"
+        )
+    return int(text)
 
 
 @user.command()

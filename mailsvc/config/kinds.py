@@ -118,6 +118,24 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """A few words of ASCII that a POP3 server may say, or nothing.
+
+    Not with angle brackets, which would be APOP's timestamp (RFC 1939 section 7), and not with a bracket in front,
+    which would be a response code (RFC 2449 section 8).
+    """
+
+    allowed: str = "up to 200 printable ASCII characters, no < or >, not beginning with ["
+
+    def parse(self, raw: object) -> str:
+        if not isinstance(raw, str):
+            raise Mistake(f"{shown(raw)} is not a string; give {self.allowed}")
+        if len(raw) > 200 or not (raw.isascii() and raw.isprintable()) or set(raw) & set("<>") or raw[:1] == "[":
+            raise Mistake(f"{shown(raw)} cannot be said; give {self.allowed}")
+        return raw.strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """The path of a folder; whether it exists is for those who open it."""
 

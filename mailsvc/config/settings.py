@@ -27,6 +27,7 @@ from mailsvc.config.kinds import (
     Seconds,
     Switch,
     Whole,
+    Words,
     Zones,
 )
 
@@ -130,9 +131,49 @@ class Smtp:
 
 @dataclass(frozen=True, slots=True)
 class Pop3:
-    """Limits of one POP3 session."""
+    """POP3: limits of a session, and what the server says of itself."""
 
     errors: int = _setting(20, Whole("errors", 1, 10000), "Errors in one session before it is ended.")
+    commands: int = _setting(
+        1_000_000, Whole("commands", 1000, 10**9), "Commands in one session, after its login, before it is ended."
+    )
+    early_commands: int = _setting(100, Whole("commands", 10, 100000), "The same before login.")
+    command_line: int = _setting(2048, Whole("octets", 255, 65536), "The longest command, with its line end.")
+    auth_line: int = _setting(
+        12288,
+        Whole("octets", 1024, 65536),
+        "The longest response inside AUTH, with its line end.",
+        advised=(12288, "RFC 5034 section 4"),
+    )
+    sessions: int = _setting(10, Whole("sessions", 1, 1000), "Sessions of one account at a time.")
+    login_delay: int = _setting(
+        0, Whole("seconds", 0, 86400), "Seconds between two logins of an account (LOGIN-DELAY); 0 is no delay."
+    )
+    greeting: str = _setting("", Words(), "The text of the first line; empty for the host's name.")
+    implementation: str = _setting("mailsvc", Words(), "What CAPA says this server is; empty for nothing.")
+    device_days: int = _setting(
+        30,
+        Whole("days", 1, 3650),
+        "How long a device counts after its last login: in accounts that delete by device it holds mail back.",
+    )
+    expire_days: int = _setting(
+        0, Whole("days", 0, 36500), "Mail that is older is removed (CAPA says EXPIRE); 0 is never."
+    )
+    undelete_days: int = _setting(
+        7, Whole("days", 0, 3650), "How long deleted mail can be brought back; 0 is not at all."
+    )
+    language: str = _setting(
+        "en", Choice(("en", "de", "fr", "es", "zh")), "The language that a client gets with LANG *."
+    )
+    refuse_utf8: bool = _setting(
+        False, Switch(), "Whether a message with UTF-8 in its header is refused to a client that has not said UTF8."
+    )
+    replace_nuls: bool = _setting(
+        False, Switch(), "Whether a NUL in a message is sent as 0x80 (in a header as ?), for programs that stop there."
+    )
+    end_of_header: bool = _setting(
+        False, Switch(), "Whether a message without an empty line behind its header is sent with one."
+    )
     idle_seconds: float = _setting(
         600.0,
         Seconds(0.1, _DAY),

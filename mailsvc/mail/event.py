@@ -233,7 +233,8 @@ class Noted(Event):
 class MaildropClosed(Event):
     """A session that had a maildrop open ended; without ``orderly`` nothing was deleted.
 
-    ``fetched`` and ``removed`` are the numbers of the messages, the first of them.
+    ``fetched`` and ``removed`` are the numbers of the messages, the first of them.  ``credential`` is what it had
+    logged in with.  ``by_device``: they were deleted for this device only; ``left`` of them have left the mailbox.
     """
 
     kind: ClassVar[str] = "maildrop closed"
@@ -243,6 +244,9 @@ class MaildropClosed(Event):
     orderly: bool = True
     fetched: tuple[int, ...] = ()
     removed: tuple[int, ...] = ()
+    credential: str = ""
+    by_device: bool = False
+    left: int = 0
 
     def addresses(self) -> tuple[str, ...]:
         return (self.account,)
@@ -250,6 +254,39 @@ class MaildropClosed(Event):
     def other_keys(self) -> tuple[str, ...]:
         touched = dict.fromkeys((*self.fetched[:LIST_LIMIT], *self.removed[:LIST_LIMIT]))
         return tuple(message_key(number) for number in touched)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared(Event):
+    """Messages left a mailbox without a session: ``why`` is "expired", or "deleted" by all devices that are in use."""
+
+    kind: ClassVar[str] = "cleared"
+    account: str
+    why: str
+    count: int
+    messages: tuple[int, ...] = ()
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self.account,)
+
+    def other_keys(self) -> tuple[str, ...]:
+        return tuple(message_key(number) for number in dict.fromkeys(self.messages[:LIST_LIMIT]))
+
+
+@dataclass(frozen=True, slots=True)
+class Undeleted(Event):
+    """Deleted messages were brought back into a mailbox."""
+
+    kind: ClassVar[str] = "undeleted"
+    account: str
+    count: int
+    messages: tuple[int, ...] = ()
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self.account,)
+
+    def other_keys(self) -> tuple[str, ...]:
+        return tuple(message_key(number) for number in dict.fromkeys(self.messages[:LIST_LIMIT]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from mailsvc.errors import LoginRefused
 from mailsvc.mail.reply import reply
 from mailsvc.sasl import exchange as sasl
 from mailsvc.smtp.seams import Challenge, Channel, Client, LoggedIn, LoginFailed
+from mailsvc.tls.server import EXPORTER, can_bind
 
 _REFUSED = reply(535, "5.7.8", "Authentication credentials invalid")
 _ACT_AS_OTHER = reply(535, "5.7.8", "Acting as another identity is not permitted")
-_EXPORTER = b"EXPORTER-Channel-Binding"
 
 
 class SaslAuthenticator:
@@ -28,23 +28,17 @@ class SaslAuthenticator:
     def mechanisms(self, client: Client) -> tuple[str, ...]:
         """See `mailsvc.smtp.seams.Authenticator`."""
         # EHLO names them by the channel's facts alone; the binding itself is taken when an exchange begins.
-        binding = b"" if _can_bind(client) else None
+        binding = b"" if can_bind(client.tls) else None
         return self._engine.mechanisms(sasl.Channel("smtp", client.peer, client.tls is not None, binding))
 
     def begin(self, mechanism: str, client: Client, channel: Channel) -> SaslExchange | None:
         """See `mailsvc.smtp.seams.Authenticator`."""
-        binding = channel.exporter(_EXPORTER, 32) if _can_bind(client) else None
+        binding = channel.exporter(EXPORTER, 32) if can_bind(client.tls) else None
         seen = sasl.Channel("smtp", client.peer, client.tls is not None, binding)
         try:
             return SaslExchange(self._engine.begin(mechanism, seen))
         except sasl.UnknownMechanism:
             return None
-
-
-def _can_bind(client: Client) -> bool:
-    """Whether tls-exporter holds: RFC 9266 section 4.2 wants the extended master secret for TLS 1.2, and pyOpenSSL does
-    not tell whether it was negotiated; without it two sessions could be made to share their keying material."""
-    return client.tls is not None and client.tls.version == "TLSv1.3"
 
 
 class SaslExchange:

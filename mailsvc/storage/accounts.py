@@ -150,12 +150,14 @@ def remove_account(txn: Cursor, key: str) -> int:
     """Remove an account with its mail, return how many messages were in its maildrop; `NotFound` when there
     is none.
 
-    The mail that other accounts hold too stays theirs.
+    The mail that other accounts hold too stays theirs; what was deleted and could have come back goes as well.
     """
     account_id = _account_id(txn, key)
     message_ids = many(txn.execute("SELECT message_id FROM mailbox_item WHERE account_id = ?", (account_id,)))
+    deleted = many(txn.execute("SELECT message_id FROM deleted_item WHERE account_id = ?", (account_id,)))
     txn.execute("DELETE FROM mailbox_item WHERE account_id = ?", (account_id,))
-    txn.executemany(DELETE_ORPHAN, message_ids)
+    txn.execute("DELETE FROM deleted_item WHERE account_id = ?", (account_id,))
+    txn.executemany(DELETE_ORPHAN, [*message_ids, *deleted])
     txn.execute("DELETE FROM account WHERE id = ?", (account_id,))
     return len(message_ids)
 
@@ -180,8 +182,10 @@ def accounts(txn: Cursor, domain: str | None = None) -> list[AccountListing]:
 DELETE_ORPHAN = (
     "DELETE FROM message WHERE id = ?"
     " AND NOT EXISTS (SELECT 1 FROM mailbox_item WHERE mailbox_item.message_id = message.id)"
+    " AND NOT EXISTS (SELECT 1 FROM deleted_item WHERE deleted_item.message_id = message.id)"
 )
-"""Removes a message (its content follows by ON DELETE CASCADE) unless some maildrop still holds it."""
+"""Removes a message (its content follows by ON DELETE CASCADE) unless some maildrop still holds it, or held it and may
+have it back."""
 
 
 def _account_id(txn: Cursor, key: str) -> int:

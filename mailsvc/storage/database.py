@@ -176,6 +176,16 @@ class Database:
         # What is committed lies in the log first, which grows on the disk only, and in the file later.
         return free >= octets + RESERVE // 2 and free + self._reusable >= 2 * octets + RESERVE
 
+    def removing_helps(self) -> bool:
+        """Whether mail is put off because the database is nearly full, so that what is removed makes room for mail.
+
+        False where the rest of the disk is full: the file never becomes smaller.
+        """
+        if not self._is_open:
+            return False
+        free = self._dialect.free_octets()
+        return free is not None and free >= RESERVE // 2 and free + self._reusable < RESERVE
+
     # The writer.
 
     def _start_writing(self) -> None:

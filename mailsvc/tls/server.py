@@ -42,6 +42,9 @@ has no other kind."""
 
 OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 
+EXPORTER = b"EXPORTER-Channel-Binding"
+"""The label of tls-exporter (RFC 9266 section 2)."""
+
 _HOST_NAME = re.compile(rb"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
@@ -120,6 +123,17 @@ def keying_material(transport: object, label: bytes, length: int) -> bytes | Non
         return None
     # RFC 9266 section 2 wants an empty context, which is not the same as none before TLS 1.3.
     return connection.export_keying_material(label, length, b"")
+
+
+def can_bind(facts: TLSFacts | None) -> bool:
+    """Whether tls-exporter holds: RFC 9266 section 4.2 wants the extended master secret for TLS 1.2, and pyOpenSSL does
+    not tell whether it was negotiated; without it two sessions could be made to share their keying material."""
+    return facts is not None and facts.version == "TLSv1.3"
+
+
+def channel_binding(transport: object) -> bytes | None:
+    """What binds a login to the TLS session under ``transport`` (tls-exporter, RFC 9266); None where nothing can."""
+    return keying_material(transport, EXPORTER, 32) if can_bind(tls_facts(transport)) else None
 
 
 def _make_live(table: CredentialTable) -> _Live:

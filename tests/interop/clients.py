@@ -90,8 +90,8 @@ def smtplib_session(case: InteropCase, listener: str) -> smtplib.SMTP:
     return session
 
 
-def poplib_session(case: InteropCase, listener: str) -> poplib.POP3:
-    """A session of Python's poplib, inside TLS, logged in."""
+def poplib_session(case: InteropCase, listener: str, *, utf8: bool = False) -> poplib.POP3:
+    """A session of Python's poplib, inside TLS, logged in; ``utf8``: it says UTF8 first."""
     context = ssl.create_default_context(cafile=case.service.ca)
     session: poplib.POP3
     if listener == "pop3s":
@@ -99,6 +99,8 @@ def poplib_session(case: InteropCase, listener: str) -> poplib.POP3:
     else:
         session = poplib.POP3("localhost", case.port(listener), timeout=30)
         session.stls(context)
+    if utf8:
+        session.utf8()
     session.user(case.user.address)
     session.pass_(case.user.password)
     return session
@@ -113,7 +115,7 @@ def poplib_fetches(case: InteropCase, listener: str = "pop3s") -> list[bytes]:
     return messages
 
 
-def mpop(case: InteropCase, listener: str, *, keep: bool = True, ca: str | None = None) -> Done:
+def mpop(case: InteropCase, listener: str, *, keep: bool = True, ca: str | None = None, auth: str = "user") -> Done:
     """Fetch with mpop into the maildir "mpop"."""
     for folder in ("mpop/cur", "mpop/new", "mpop/tmp"):
         (case.home / folder).mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ port {case.port(listener)}
 tls on
 tls_trust_file {ca or case.service.ca}
 tls_starttls {"off" if listener == "pop3s" else "on"}
-auth user
+auth {auth}
 user {case.user.address}
 password "{case.user.password}"
 keep {"on" if keep else "off"}
@@ -137,8 +139,11 @@ delivery maildir {case.home}/mpop
     return run([program("mpop"), "-C", str(rc), "--timeout=30"], home=case.home)
 
 
-def fetchmail(case: InteropCase, listener: str, *, keep: bool = True, ca: str | None = None) -> Done:
-    """Fetch with fetchmail into files "fetchmail.*"; status 1 is "no new mail"."""
+def fetchmail(case: InteropCase, listener: str, *, keep: bool = True, ca: str | None = None, options: str = "") -> Done:
+    """Fetch with fetchmail into files "fetchmail.*"; status 1 is "no new mail".
+
+    ``options`` are further ones of its user: "fetchall", "fastuidl 1".
+    """
     # sslproto '' would be clear text; "ssl" is TLS from the start, and without it fetchmail uses STLS when a
     # protocol is named.  "invisible" leaves out its own Received line.
     rc = case.write(
@@ -150,7 +155,7 @@ set idfile "{case.home}/fetchmail.ids"
 set pidfile "{case.home}/fetchmail.pid"
 poll localhost service {case.port(listener)} protocol POP3 uidl auth password timeout 30
   user "{case.user.address}" there password "{case.user.password}" is "{login_name()}" here
-  {"keep" if keep else "nokeep"} no rewrite pass8bits no mimedecode
+  {"keep" if keep else "nokeep"} no rewrite pass8bits no mimedecode {options}
   {"ssl" if listener == "pop3s" else ""} sslproto "TLS1.2+" sslcertck sslcertfile "{ca or case.service.ca}"
   mda "cat > {case.home}/fetchmail.$$"
 """,
@@ -189,8 +194,8 @@ verbose = 2
     return run([program("getmail"), "--getmaildir", str(case.home / "getmail"), "--rcfile", "rc"], home=case.home)
 
 
-def mutt_rc(case: InteropCase, *, keep: bool = True) -> Path:
-    """mutt's configuration: STARTTLS for sending, STLS for fetching, into the maildir "mutt"."""
+def mutt_rc(case: InteropCase, listener: str = "pop3", *, keep: bool = True) -> Path:
+    """mutt's configuration: STARTTLS for sending, STLS or TLS for fetching, into the maildir "mutt"."""
     for folder in ("mutt/cur", "mutt/new", "mutt/tmp"):
         (case.home / folder).mkdir(parents=True, exist_ok=True)
     name = case.user.address.replace("@", "%40")
@@ -200,7 +205,8 @@ def mutt_rc(case: InteropCase, *, keep: bool = True) -> Path:
 set certificate_file="{case.service.ca}"
 set smtp_url="smtp://{name}@localhost:{case.port("submission")}/" smtp_pass="{case.user.password}"
 set smtp_authenticators="plain"
-set pop_host="pop://{name}@localhost:{case.port("pop3")}" pop_pass="{case.user.password}"
+set pop_host="{listener.replace("pop3", "pop")}://{name}@localhost:{case.port(listener)}"
+set pop_pass="{case.user.password}"
 set pop_authenticators="user" pop_delete={"no" if keep else "yes"} pop_last=no pop_reconnect=no
 set from="{case.user.address}" use_from=yes use_envelope_from=yes envelope_from_address="{case.user.address}"
 set hostname="client.example.org" user_agent=no copy=no
@@ -216,10 +222,10 @@ def mutt_sends(case: InteropCase, text: bytes, subject: str) -> Done:
     return run(command, home=case.home, stdin=text)
 
 
-def mutt_fetches(case: InteropCase, *, keep: bool = True) -> Done:
+def mutt_fetches(case: InteropCase, listener: str = "pop3", *, keep: bool = True) -> Done:
     """Fetch with mutt, on a terminal, into the maildir "mutt"."""
     keys = 'push "<fetch-mail><sync-mailbox><quit>"'
-    return run_on_terminal([program("mutt"), "-F", str(mutt_rc(case, keep=keep)), "-e", keys], home=case.home)
+    return run_on_terminal([program("mutt"), "-F", str(mutt_rc(case, listener, keep=keep)), "-e", keys], home=case.home)
 
 
 def delivered(case: InteropCase, pattern: str) -> list[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import poplib
 import time
 from typing import Any
@@ -76,6 +78,14 @@ class Mpop(Fetcher):
         self.fetched(delivered(self, "mpop/*/*"))
         self.left(0)
 
+    def test_login_by_sasl(self) -> None:
+        """AUTH with each mechanism that mpop and this service have, over both ports; SCRAM proves both sides."""
+        for mechanism in ("plain", "login", "scram-sha-256"):
+            for listener in BOTH:
+                self.succeeds(mpop(self, listener, auth=mechanism))
+        self.fetched(delivered(self, "mpop/*/*"))
+        self.left(COUNT)
+
     def test_another_ca_is_not_trusted(self) -> None:
         """mpop checks, so that the tests above have really checked."""
         self.refused(mpop(self, "pop3", ca=self.other_ca()))
@@ -103,6 +113,32 @@ class Fetchmail(Fetcher):
         self.fetched(delivered(self, "fetchmail.[0-9]*"))
         self.left(0)
 
+    def test_fetchall(self) -> None:
+        """All again each time, and at last deleted, whatever UIDL says."""
+        for listener in BOTH:
+            self.succeeds(fetchmail(self, listener, options="fetchall"))
+            self.left(COUNT)
+        self.sent *= 2
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+        for path in self.home.glob("fetchmail.[0-9]*"):
+            path.unlink()
+        del self.sent[COUNT:]
+        self.succeeds(fetchmail(self, "pop3", keep=False, options="fetchall"))
+        self.fetched(delivered(self, "fetchmail.[0-9]*"))
+        self.left(0)
+
+    def test_fastuidl(self) -> None:
+        """It asks UIDL for single messages and finds what is new by halving."""
+        self.succeeds(fetchmail(self, "pop3", options="fastuidl 1"))
+        for listener in (*BOTH, *BOTH):
+            self.sent += [message(number, self.user.address) for number in range(len(self.sent), len(self.sent) + 3)]
+            self.send(*self.sent[-3:])
+            done = self.succeeds(fetchmail(self, listener, options="fastuidl 1"))
+            self.fetched(delivered(self, "fetchmail.[0-9]*"))
+            if len(self.sent) > 7:  # fewer are not worth it to fetchmail
+                self.assertRegex(done.text, r"POP3> UIDL \d")
+        self.left(len(self.sent))
+
     def test_another_ca_is_not_trusted(self) -> None:
         """fetchmail checks, with STLS and with --ssl."""
         for listener in BOTH:
@@ -110,6 +146,8 @@ class Fetchmail(Fetcher):
 
 
 class Getmail(Fetcher):
+    """getmail6 has no STLS."""
+
     def test_keep_then_delete(self) -> None:
         """getmail6 remembers by UIDL, and empties the maildrop when told to."""
         self.succeeds(getmail(self))
@@ -126,15 +164,16 @@ class Getmail(Fetcher):
 
 class Mutt(Fetcher):
     def test_keep_then_delete(self) -> None:
-        """mutt writes what it fetched into a maildir as it is; a second run fetches all again and deletes."""
-        self.succeeds(mutt_fetches(self))
-        self.fetched(delivered(self, "mutt/*/*"))
-        self.left(COUNT)
-        for path in self.home.glob("mutt/*/*"):
-            path.unlink()
-        self.succeeds(mutt_fetches(self, keep=False))
-        self.fetched(delivered(self, "mutt/*/*"))
-        self.left(0)
+        """mutt writes what it fetched into a maildir as it is; every run fetches all again, the last two delete."""
+        for keep in (True, False):
+            for listener in BOTH:
+                for path in self.home.glob("mutt/*/*"):
+                    path.unlink()
+                self.succeeds(mutt_fetches(self, listener, keep=keep))
+                self.fetched(delivered(self, "mutt/*/*"))
+                self.left(COUNT if keep else 0)
+                if not keep:
+                    self.send(*self.sent)
 
 
 class Curl(Fetcher):
@@ -158,6 +197,16 @@ class Curl(Fetcher):
             self.assertEqual(len(uidl.splitlines()), COUNT)
         self.succeeds(curl(self, "--request", "DELE", "--head", self.url("pop3s", "2")))
         self.left(COUNT - 1)
+
+    def test_login_by_sasl(self) -> None:
+        """AUTH PLAIN and LOGIN, with an initial response and without."""
+        for listener in BOTH:
+            for way in ("PLAIN", "LOGIN"):
+                for more in ((), ("--sasl-ir",)):
+                    options = ("--login-options", f"AUTH={way}", *more)
+                    done = self.succeeds(curl(self, *options, "--verbose", self.url(listener, "1")))
+                    self.assertIn(f"> AUTH {way}", done.text)
+                    self.assertEqual(after_trace(done.output), self.sent[0])
 
     def test_another_ca_is_not_trusted(self) -> None:
         """Status 60 is curl's word for it."""
@@ -188,6 +237,26 @@ class Poplib(Fetcher):
             self.assertEqual(session.stat(), (count, octets))
             session.quit()
             self.fetched(poplib_fetches(self, listener))
+
+    def test_an_internationalised_message(self) -> None:
+        """Before UTF8 it is an ASCII one with the same meaning, after UTF8 it is what was sent; both sizes are true."""
+        sent = message(9, self.user.address).replace(b"number 9,", "Grüße,".encode())
+        self.send(sent)
+        for listener in BOTH:
+            session = poplib_session(self, listener)
+            surrogate = b"\r\n".join(session.retr(COUNT + 1)[1]) + b"\r\n"
+            size = int(session.list()[1][COUNT].split()[1])
+            self.assertEqual(size, len(surrogate))
+            session.quit()
+            self.assertEqual(after_trace(surrogate).partition(b"\r\n\r\n")[2], sent.partition(b"\r\n\r\n")[2])
+            read = email.message_from_bytes(surrogate, policy=email.policy.default)
+            self.assertTrue(surrogate.partition(b"\r\n\r\n")[0].isascii())
+            self.assertEqual(read["subject"], "Grüße,\tfolded")
+            session = poplib_session(self, listener, utf8=True)
+            fetched = b"\r\n".join(session.retr(COUNT + 1)[1]) + b"\r\n"
+            self.assertEqual(int(session.list()[1][COUNT].split()[1]), len(fetched))
+            session.quit()
+            self.assertEqual(after_trace(fetched), sent)
 
     def test_a_maildrop_is_for_one_session(self) -> None:
         """The second login is [IN-USE]; what a session marks is dropped when its connection is cut."""

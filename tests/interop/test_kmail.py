@@ -6,10 +6,10 @@ of kmailtransport, which the account wizard runs):
 - SMTP: EHLO, STARTTLS (or TLS from the start), EHLO again, AUTH PLAIN with an initial response or AUTH LOGIN, one
   message after the other, QUIT;
 - POP3: STLS without asking CAPA first (or TLS from the start), USER and PASS for "clear text" as the method of login,
-  LIST, UIDL, RETR and DELE, up to ten of them sent ahead when PIPELINING is offered, QUIT.  The method "PLAIN" would
-  be AUTH PLAIN, which this service does not offer yet, and does not advertise;
+  AUTH PLAIN or AUTH LOGIN for "PLAIN" and "LOGIN", LIST, UIDL, RETR and DELE, up to ten of them sent ahead when
+  PIPELINING is offered, QUIT;
 - the server test: CAPA (looks for TOP, UIDL, PIPELINING, STLS), then ``AUTH`` without argument, on the clear
-  connection and again inside TLS.  A refusal is fine, if it is one line and the session lives.
+  connection, where it is refused in one line, and again inside TLS, where it lists the mechanisms.
 """
 
 from __future__ import annotations
@@ -42,15 +42,25 @@ class KMail(InteropCase):
             offered = peer.reply()
         return peer, [line[4:] for line in offered]
 
-    def pop3_session(self, listener: str) -> Peer:
-        """Greeting, STLS without CAPA, USER, PASS."""
+    def pop3_session(self, listener: str, method: str = "USER") -> Peer:
+        """Greeting, STLS without CAPA, and a login by USER and PASS, AUTH PLAIN or AUTH LOGIN."""
         peer = self.peer(listener)
         self.assertTrue(peer.line().startswith(b"+OK"))
         if listener == "pop3":
             self.assertTrue(peer.pop3(b"STLS").startswith(b"+OK"))
             peer.start_tls()
-        self.assertTrue(peer.pop3(f"USER {self.user.address}".encode()).startswith(b"+OK"))
-        self.assertTrue(peer.pop3(f"PASS {self.user.password}".encode()).startswith(b"+OK"))
+        name, password = self.user.address.encode(), self.user.password.encode()
+        if method == "USER":
+            self.assertTrue(peer.pop3(b"USER " + name).startswith(b"+OK"))
+            answer = peer.pop3(b"PASS " + password)
+        elif method == "PLAIN":
+            self.assertTrue(peer.pop3(b"AUTH PLAIN").startswith(b"+ "))
+            answer = peer.pop3(base64.b64encode(b"\0" + name + b"\0" + password))
+        else:
+            self.assertTrue(peer.pop3(b"AUTH LOGIN").startswith(b"+ "))
+            self.assertTrue(peer.pop3(base64.b64encode(name)).startswith(b"+ "))
+            answer = peer.pop3(base64.b64encode(password))
+        self.assertTrue(answer.startswith(b"+OK"), answer)
         return peer
 
     def test_it_sends_and_fetches(self) -> None:
@@ -101,6 +111,14 @@ class KMail(InteropCase):
         self.assertEqual(peer.pop3(b"LIST")[:3], b"+OK")
         self.assertEqual(peer.dotted(), b"")
 
+    def test_every_method_of_login(self) -> None:
+        """What its configuration calls clear text, PLAIN and LOGIN, over both ports."""
+        for listener in ("pop3", "pop3s"):
+            for method in ("USER", "PLAIN", "LOGIN"):
+                peer = self.pop3_session(listener, method)
+                self.assertTrue(peer.pop3(b"STAT").startswith(b"+OK 0 0"))
+                self.assertTrue(peer.pop3(b"QUIT").startswith(b"+OK"))
+
     def test_the_server_test_of_the_account_wizard(self) -> None:
         """CAPA and a bare AUTH, in clear and inside TLS; the wizard finds TOP, UIDL, PIPELINING and STLS."""
         for listener in ("pop3", "pop3s"):
@@ -113,7 +131,10 @@ class KMail(InteropCase):
                     self.assertIn(capability, offered)
                 self.assertEqual(b"STLS" in offered, not secured)
                 self.assertEqual(b"USER" in offered, secured)
-                self.assertTrue(peer.pop3(b"AUTH").startswith(b"-ERR"))
+                answer = peer.pop3(b"AUTH")
+                self.assertTrue(answer.startswith(b"+OK" if secured else b"-ERR"), answer)
+                if secured:
+                    self.assertLessEqual({b"PLAIN", b"LOGIN", b"SCRAM-SHA-256"}, set(peer.dotted().splitlines()))
                 if not secured:
                     self.assertTrue(peer.pop3(b"STLS").startswith(b"+OK"))
                     peer.start_tls()

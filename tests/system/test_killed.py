@@ -217,7 +217,10 @@ class Lane:
         with closing(sqlite3.connect(f"file:{self.service.database}?mode=ro", uri=True)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-            orphans = "SELECT count(*) FROM message WHERE id NOT IN (SELECT message_id FROM mailbox_item)"
+            orphans = (
+                "SELECT count(*) FROM message WHERE id NOT IN (SELECT message_id FROM mailbox_item)"
+                " AND id NOT IN (SELECT message_id FROM deleted_item)"
+            )
             assert connection.execute(orphans).fetchone() == (0,)
             partial = (
                 "SELECT count(*) FROM message WHERE size <>"
