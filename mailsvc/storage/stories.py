@@ -84,7 +84,10 @@ def _asked(txn: Cursor, word: str, since: float, limit: int) -> tuple[list[Entry
         if found := by_key(txn, f"<{bare}>", since=since, limit=more):
             return found, True
         return by_key(txn, address_key(bare), since=since, limit=more), False
-    return by_peer(txn, peer_key(word.removeprefix("[").removesuffix("]")), since=since, limit=more), False
+    if found := by_peer(txn, peer_key(word.removeprefix("[").removesuffix("]")), since=since, limit=more):
+        return found, False
+    # A word of ours: "certificates", or the name of one.
+    return by_key(txn, address_key(word), since=since, limit=more), False
 
 
 def _messages_to_follow(asked: list[Entry], word: str, is_message: bool) -> list[str]:
