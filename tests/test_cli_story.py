@@ -12,6 +12,7 @@ from mailsvc.cli.story import for_programs, sentence, told, visible
 from mailsvc.mail.event import (
     KINDS,
     Accepted,
+    CertificateNews,
     Cleared,
     Connected,
     Defect,
@@ -114,6 +115,7 @@ SENTENCES: list[tuple[Event, str]] = [
     ),
     (Disconnected(0.0), "disconnected after 0.0 s"),
     (Dropped(5000, NOON), "5,000 events since 2026-11-20 12:00:00 were not kept: too many came at once"),
+    (CertificateNews("a", "refused", "its key does not fit"), "certificate refused: its key does not fit"),
     (Defect("KeyError"), "a mistake of mailsvc itself (KeyError); please report it, the log has more"),
     (Unknown("x", {"a": 1}), 'an event that this mailsvc does not know: {"a": 1}'),
 ]

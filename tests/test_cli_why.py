@@ -14,7 +14,7 @@ import click
 from mailsvc.cli.playground import playground
 from mailsvc.cli.why import Since
 from mailsvc.errors import MailsvcError, NotFound, StartRefused
-from mailsvc.mail.event import Connected, Refused
+from mailsvc.mail.event import CertificateNews, Connected, Refused
 from mailsvc.storage import events
 from mailsvc.storage.database import offline
 from mailsvc.storage.events import Entry
@@ -41,6 +41,14 @@ class WhyTests(UserCase):
             "2026-11-20 12:00:00 UTC  192.0.2.7 on smtp\n  12:00:00  connected to smtp\n"
             "  12:00:00  MAIL was refused: 530 \\x1b[2J\n",
         )
+
+    def test_certificates(self) -> None:
+        """What happened to all certificates, or to one."""
+        news = CertificateNews("mail.example.org", "refused", "its key does not fit")
+        with offline(self.path, create=True) as txn:
+            events.record(txn, [Entry(1.0, news)])
+        for word in ("certificates", "Mail.example.org"):
+            self.assertIn("certificate refused: its key does not fit", self.succeed("why", word))
 
     def test_json(self) -> None:
         """Programs get a list of objects."""

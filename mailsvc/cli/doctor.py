@@ -183,7 +183,10 @@ def _listener(name: str, area: str, place: Place, table: CredentialTable | None,
         return [Check(area, "error", printable(f"{place}: {why}"))]
     wrong = [_differs(asked, der, table) for asked, der in shown.items() if table is not None]
     found = [Check(area, "error", printable(text)) for text in wrong if text]
-    return found or [Check(area, "ok", f"it answers at {place}, with the certificates that are there")]
+    compared = (
+        "with the certificates that are there" if table is not None else "its certificate has none to compare with"
+    )
+    return found or [Check(area, "ok", f"it answers at {place}, {compared}")]
 
 
 def _differs(asked: str | None, der: bytes, table: CredentialTable) -> str:

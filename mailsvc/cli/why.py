@@ -54,7 +54,8 @@ def why(common: Common, word: str, since: float | None, limit: int, as_json: boo
     """Tell what happened to a message, an address or a client.
 
     ID is the trace id from the reply "stored as ...", from the log or from Received, or a Message-ID. ADDRESS is a
-    sender, a recipient or a login. IP is a client. Times are UTC.
+    sender, a recipient or a login. IP is a client. The word certificates, or the name of one, tells which certificates
+    were taken into use or refused, and which end. Times are UTC.
     """
     # What a terminal gave us may be no text that a database takes.
     asked = word.strip().encode("utf-8", "replace").decode("utf-8")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from mailsvc.mail.event import (
     DROPPED_KEY,
     Accepted,
+    CertificateNews,
     Connected,
     Disconnected,
     HandshakeFailed,
@@ -84,7 +85,11 @@ def _asked(txn: Cursor, word: str, since: float, limit: int) -> tuple[list[Entry
         if found := by_key(txn, f"<{bare}>", since=since, limit=more):
             return found, True
         return by_key(txn, address_key(bare), since=since, limit=more), False
-    return by_peer(txn, peer_key(word.removeprefix("[").removesuffix("]")), since=since, limit=more), False
+    if found := by_peer(txn, peer_key(word.removeprefix("[").removesuffix("]")), since=since, limit=more):
+        return found, False
+    # The word "certificates", or the name of one; other keys of ours are no words to ask for.
+    told = by_key(txn, address_key(word), since=since, limit=more)
+    return [entry for entry in told if isinstance(entry.event, CertificateNews)], False
 
 
 def _messages_to_follow(asked: list[Entry], word: str, is_message: bool) -> list[str]:

@@ -114,7 +114,7 @@ class Reloader:
         self._states: object = None
         self._first = True
         self._told: set[Refusal] = set()
-        self._seen: set[Refusal] = set()
+        self._seen: dict[Refusal, float] = {}
         self._remarks: set[Finding] = set()
         self._running = False
         self._looking: Deferred[None] | None = None
@@ -208,7 +208,7 @@ class Reloader:
         states = await self._in_thread(lambda: [source.state() for source in self._sources])
         is_first = self._first
         self._first = False
-        if states == self._states and not self._seen - self._told:
+        if states == self._states and not self._seen.keys() - self._told:
             return
         self._states = states
         now = datetime.fromtimestamp(self._clock.seconds(), UTC)
@@ -283,11 +283,13 @@ class Reloader:
 
     def _tell(self, decision: Decision, asked: bool) -> None:
         found = set(decision.refusals)
-        # Who asks twice has not had the second look: only that may say that it stays so.
-        due = set() if asked else found & self._seen - self._told
+        now = self._clock.seconds()
+        self._seen = {each: self._seen.get(each, now) for each in found}
+        # However many looks there were: only time can tell that a renewal is not just half done.
+        due = {each for each in found - self._told if now - self._seen[each] >= 0.9 * self._pace.again}
         self.refusals = decision.refusals
         for refusal in decision.refusals:
-            if asked:
+            if asked and refusal not in due:
                 self._hearer.found(refusal)
             elif refusal in due:
                 self.outcomes["refused"] += 1
@@ -296,7 +298,6 @@ class Reloader:
             if not any((each.name, each.origin) == (refusal.name, refusal.origin) for each in found):
                 self._hearer.mended(refusal.name, refusal.origin)
         self._told = (self._told | due) & found
-        self._seen = found
         again = self._timers.get("again")
         if found - self._told and (again is None or not again.active()):
             self._after("again", self._pace.again, lambda: self._look("a second look"))
