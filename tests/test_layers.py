@@ -67,7 +67,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction
-        mailsvc.pop3.mailbox mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout mailsvc.pop3.server
+        mailsvc.pop3.mailbox mailsvc.pop3.housekeeping mailsvc.pop3.content
+        mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout mailsvc.pop3.server
         mailsvc.pop3.login
         """,
     5: "mailsvc.service",
