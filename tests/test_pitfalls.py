@@ -386,7 +386,7 @@ class POP3ServerTests(MailCase):
         self.flushLoggedErrors(KeyError)
 
     def test_auth(self) -> None:
-        """Stock: "AUTH takes one CRAM-like step only": here it takes as many as a mechanism has, and can be given up."""
+        """Stock: "AUTH takes one CRAM-like step only": here as many as the mechanism has, and it can be given up."""
         client = self.host().secured_pop3()
         self.assertEqual(client.ask(b"AUTH PLAIN"), b"+ \r\n")
         self.assertEqual(client.ask(b"*")[:4], b"-ERR")
