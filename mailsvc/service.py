@@ -102,14 +102,17 @@ def make_service(
     *,
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    more_sources: Sequence[CredentialSource] = (),
 ) -> MailService:
     """The whole service for ``configuration``, not yet listening.
+
+    ``more_sources``: where certificates come from besides the folder and the database, and after them.
 
     Raises `StartRefused` with everything that is wrong with the certificates and the database, at once.
     """
     problems: list[str] = []
     table: CredentialTable | None = None
-    sources = certificate_sources(configuration, environ)
+    sources = (*certificate_sources(configuration, environ), *more_sources)
     try:
         table = load_table(
             sources,

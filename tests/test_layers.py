@@ -33,6 +33,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.replies mailsvc.mtasts.record mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
+        mailsvc.tls.identity mailsvc.smtp.results
         mailsvc.tls.observation
         mailsvc.pop3.rendering
         mailsvc.pop3.devices mailsvc.pop3.texts mailsvc.pop3.admission
@@ -46,7 +47,7 @@ LEVELS: dict[int, str] = {
         """,
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
-        mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates
+        mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates mailsvc.storage.identities
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
@@ -58,7 +59,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
-        mailsvc.accounts.database
+        mailsvc.accounts.database mailsvc.accounts.certificates
         mailsvc.tls.verify mailsvc.tls.sessions mailsvc.tls.client
         mailsvc.tls.server mailsvc.tls.sources mailsvc.tls.watching mailsvc.tls.published
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
@@ -72,7 +73,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
-        mailsvc.smtp.transaction
+        mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.tls.trust
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting

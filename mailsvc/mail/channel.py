@@ -16,6 +16,7 @@ into a *comment* of a header still quotes parentheses and backslashes (RFC 5322 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ TEXT_LIMIT = 200
 
 LIST_LIMIT = 20
 """Names, addresses or reasons that are kept of a certificate."""
+
+REASONS_TOLD = 5
+"""Reasons that one line tells."""
 
 MAIL_ADDRESS_LIMIT = 254
 """Octets of the longest mail address that fits into a path (RFC 5321 section 4.5.3.1.3, erratum 1690)."""
@@ -95,8 +99,9 @@ class Failed:
     """A client certificate that did not pass its check; `reasons` are sentences, all of them.
 
     `kinds` names each reason in one word ("expired", "unknown-ca", "revoked": the kinds of
-    `mailsvc.tls.chain`). The client did prove that it holds the key of `spki`, whoever says whose it is: the
-    rest tells what the certificate *claims*, in the forms of `Verified`.
+    `mailsvc.tls.chain`), `brief` says each in a few ("expired 2026-01-01"). The client did prove that it holds
+    the key of `spki`, whoever says whose it is: the rest tells what the certificate *claims*, in the forms of
+    `Verified`.
     """
 
     reasons: tuple[str, ...]
@@ -105,6 +110,7 @@ class Failed:
     names: tuple[str, ...] = ()
     spki: str = ""
     kinds: tuple[str, ...] = ()
+    brief: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _make_safe(self)
@@ -126,6 +132,40 @@ ClientCertificate = NotAsked | NoCertificate | Verified | Failed | Resumed
 
 NOT_ASKED = NotAsked()
 NO_CERTIFICATE = NoCertificate()
+
+_PART_OF_A_NAME = re.compile(r"((?:\\.|[^,+\\])*)(?:[,+]|$)")
+
+
+def common_name(subject: str) -> str:
+    """The common name in a name as RFC 4514 writes it, with "CN=" in front; all of the name when it has none."""
+    # Part by part from the beginning: an escaped comma must not make a second, false common name.
+    for part in _PART_OF_A_NAME.finditer(subject):
+        if part[1].startswith("CN="):
+            return part[1]
+    return subject
+
+
+def certificate_words(client: ClientCertificate) -> str:
+    """What is known of a client's certificate, in words: "verified, CN=alice, issuer CN=Example CA", "not verified:
+    expired 2026-01-01", "none", "not asked". Printable ASCII; not quoted for anything."""
+    match client:
+        case NotAsked():
+            return "not asked"
+        case NoCertificate():
+            return "none"
+        case Verified(subject, issuer, names):
+            whom = common_name(subject) or (names[0] if names else "without a name")
+            return f"verified, {whom}, issuer {issuer or 'without a name'}"
+        case Failed():
+            return f"not verified: {'; '.join(why_failed(client))}"
+        case Resumed():
+            return "not verified: resumed session, not checked"
+
+
+def why_failed(client: Failed) -> tuple[str, ...]:
+    """The reasons in a few words each, the first of them."""
+    told = client.brief or client.kinds or client.reasons or ("it cannot be read",)
+    return told if len(told) <= REASONS_TOLD else (*told[: REASONS_TOLD - 1], "and more")
 
 
 def _make_safe(value: Verified | Failed | Resumed) -> None:

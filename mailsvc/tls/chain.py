@@ -124,6 +124,16 @@ def explain(number: int, depth: int, certificate: x509.Certificate | None) -> Ch
     return finding(kind, depth, f"{label(certificate)} {words(certificate) if callable(words) else words}")
 
 
+def briefly(found: ChainFinding, certificate: x509.Certificate | None) -> str:
+    """The finding in a few words, for a header and a table; `certificate` is the one that it is about."""
+    words = _BRIEF.get(found.kind, found.kind)
+    if certificate is not None and found.kind == "expired":
+        words = f"expired {certificate.not_valid_after_utc:%Y-%m-%d}"
+    elif certificate is not None and found.kind == "not-yet-valid":
+        words = f"not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+    return words if found.depth == 0 else f"its CA: {words}"
+
+
 def expired(certificate: x509.Certificate) -> str:
     """The sentence's end for a certificate whose time is over."""
     return f"expired on {when(certificate.not_valid_after_utc)}; its owner must renew it"
@@ -168,6 +178,23 @@ def _revoked(certificate: x509.Certificate) -> str:
         "with a new key"
     )
 
+
+_BRIEF = {
+    "crl": "revocation list cannot be used",
+    "extension": "extension not allowed",
+    "incomplete-chain": "unknown CA",
+    "name-constraints": "name not allowed to its CA",
+    "not-a-ca": "not a CA",
+    "not-yet-valid": "not valid yet",
+    "path-length": "chain too long",
+    "purpose": "not made for this use",
+    "signature": "bad signature",
+    "unknown-ca": "unknown CA",
+    "unverifiable": "not checked",
+    "weak-key": "weak key",
+    "weak-signature": "weak signature",
+}
+"""Where the kind's own name does not say it."""
 
 _ASK_CA = "its owner must get one from a CA that follows RFC 5280"
 _NEW_CRL = "fetch the CA's new revocation list"

@@ -46,3 +46,15 @@ class ClientCertificatePolicy:
 
     asking: Asking = Asking.OFF
     trust: Trust = field(default_factory=lambda: Trust(NoRoots()))
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPolicy:
+    """What one listener does differently from others that show the same certificates.
+
+    `tickets`: sessions may be resumed, where clients are not asked for a certificate (a resumed session is not
+    checked).
+    """
+
+    clients: ClientCertificatePolicy = field(default_factory=ClientCertificatePolicy)
+    tickets: bool = True

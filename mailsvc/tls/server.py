@@ -5,15 +5,23 @@ It serves implicit TLS (`TLSMemoryBIOFactory(server_tls, False, factory)`) and S
 by the client's SNI, and `replace` swaps the whole set of certificates while connections run. Where
 credentials come from, and whether they are any good, is left to `tls.sources`.
 
+Listeners differ in what they demand of their clients (`tls.policy.ListenerPolicy`): whether a certificate is asked
+for, which roots and revocation lists count, whether sessions may be resumed. Each has a *view* of this object by
+its name (`ServerTLS.view`), and all views change together: there is one table.
+
 The hardest idea: a pyOpenSSL `Context` is frozen by its first Connection. So each credential gets a Context
-of its own that is complete before anything uses it, a set of them (`_Live`) is never changed, and a new table
-is a new set: a connection holds the set that it began with through its context's callback, even when the
-ClientHello arrives after a replacement.
+of its own for each policy, complete before anything uses it; a set of them (`_Live`) is never changed, and a new
+table is a new set: a connection holds the set that it began with through its context's callback, even when the
+ClientHello arrives after a replacement. Tickets of one set mean nothing to another, so that none of a listener that
+asks for nothing opens one that does.
 
 Two facts that look like omissions. Nothing sets the key exchange groups, because OpenSSL's default
 (X25519MLKEM768 first, then X25519 and the NIST curves) is what we want and naming a list would freeze it. And
 session tickets work while the session cache is off: a cache would keep a session per visitor in memory, a
 ticket keeps it at the client (RFC 8446 section 4.6.1).
+
+What is wrong with it: where tickets are off, OpenSSL still sends a TLS 1.3 client two session messages of 79 octets
+with numbers of sessions that nobody keeps. They resume nothing; to send none at all needs a call that pyOpenSSL lacks.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
@@ -31,7 +40,9 @@ from zope.interface import implementer
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.tls.credential import Credential
 from mailsvc.tls.ocsp import Staple
+from mailsvc.tls.policy import ListenerPolicy
 from mailsvc.tls.table import CredentialTable
+from mailsvc.tls.verify import CheckedConnection, ask_clients, client_certificate
 
 if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -48,12 +59,17 @@ EXPORTER = b"EXPORTER-Channel-Binding"
 _HOST_NAME = re.compile(rb"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
+DEFAULT_POLICY = ListenerPolicy()
+"""Of a listener of which nothing was said: it asks for no certificate, and sessions may be resumed."""
+
+
 @dataclass(frozen=True)
 class _Live:
-    """One table and the contexts made from it; the first connection freezes them all, so nothing here ever
-    changes."""
+    """One table and the contexts made from it for one policy; the first connection freezes them all, so nothing here
+    ever changes."""
 
     table: CredentialTable
+    policy: ListenerPolicy
     default: SSL.Context
     contexts: Mapping[int, SSL.Context]
 
@@ -63,34 +79,70 @@ class _Live:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
-    """What `startTLS` and `TLSMemoryBIOFactory` take. Raises OpenSSL.SSL.Error when OpenSSL refuses a
-    credential."""
+    """What `startTLS` and `TLSMemoryBIOFactory` take, for a listener without a policy of its own; `view` for others.
 
-    def __init__(self, table: CredentialTable) -> None:
-        self._live = _make_live(table)
+    `policies` by the listeners' names. Raises OpenSSL.SSL.Error when OpenSSL refuses a credential.
+    """
+
+    def __init__(self, table: CredentialTable, policies: Mapping[str, ListenerPolicy] | None = None) -> None:
+        self._table = table
+        self._policies = dict(policies or {})
+        self._lives = _make_lives(table, self._policies)
 
     @property
     def table(self) -> CredentialTable:
         """The table that new connections use."""
-        return self._live.table
+        return self._table
+
+    @property
+    def policies(self) -> Mapping[str, ListenerPolicy]:
+        """The policies that new connections are held to."""
+        return self._policies
+
+    def view(self, listener: str) -> ListenerTLS:
+        """The same for one listener, held to its policy as it is at each connection."""
+        return ListenerTLS(self, listener)
 
     def replace(self, table: CredentialTable) -> None:
-        """Use this table from the next connection on; those that run keep theirs.
+        """Use this table from the next connection on, on all listeners; those that run keep theirs.
 
         All contexts are made first, so that an error (OpenSSL.SSL.Error) leaves everything as it was.
         """
-        self._live = _make_live(table)
+        self._lives = _make_lives(table, self._policies)
+        self._table = table
+
+    def demand(self, policies: Mapping[str, ListenerPolicy]) -> None:
+        """Hold the listeners to these policies from the next connection on; as `replace` otherwise."""
+        self._lives = _make_lives(self._table, policies)
+        self._policies = dict(policies)
+
+    def connection(self, listener: str) -> SSL.Connection:
+        """A connection for this listener that begins with the default certificate; SNI may choose another."""
+        live = self._lives.get(listener) or self._lives[""]
+        return CheckedConnection(live.default, None)
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection that begins with the default certificate; SNI may choose another (Twisted's
-        interface)."""
-        return SSL.Connection(self._live.default, None)
+        """See `connection` (Twisted's interface)."""
+        return self.connection("")
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ListenerTLS:
+    """One listener's view of the shared object."""
+
+    def __init__(self, shared: ServerTLS, listener: str) -> None:
+        self._shared = shared
+        self._listener = listener
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `ServerTLS.connection` (Twisted's interface)."""
+        return self._shared.connection(self._listener)
 
 
 def openssl_refuses(credential: Credential) -> str:
     """Why OpenSSL would not serve with this credential, "" when it would: asked before a table goes live."""
     try:
-        _make_context(credential)
+        _make_context(credential, DEFAULT_POLICY)
     except SSL.Error as error:
         reasons = [entry[-1] for entry in error.args[0]] if error.args and error.args[0] else []
         return f"OpenSSL refuses it ({', '.join(map(str, reasons)) or 'it says not why'}); make one with a usual key"
@@ -112,7 +164,9 @@ def tls_facts(transport: object) -> TLSFacts | None:
     # its end.
     if cipher is None or bits is None or handle.get_peer_finished() is None:
         return None
-    return TLSFacts(handle.get_protocol_version_name(), cipher, bits, handle.get_group_name(), _server_name(handle))
+    client = client_certificate(handle, datetime.now(UTC))
+    group = handle.get_group_name()
+    return TLSFacts(handle.get_protocol_version_name(), cipher, bits, group, _server_name(handle), client)
 
 
 def keying_material(transport: object, label: bytes, length: int) -> bytes | None:
@@ -136,13 +190,22 @@ def channel_binding(transport: object) -> bytes | None:
     return keying_material(transport, EXPORTER, 32) if can_bind(tls_facts(transport)) else None
 
 
-def _make_live(table: CredentialTable) -> _Live:
+def _make_lives(table: CredentialTable, policies: Mapping[str, ListenerPolicy]) -> dict[str, _Live]:
+    """The contexts of each listener; those with equal policies share them."""
+    lives = {"": _make_live(table, DEFAULT_POLICY)}
+    for listener, policy in policies.items():
+        same = (live for live in lives.values() if live.policy == policy)
+        lives[listener] = next(same, None) or _make_live(table, policy)
+    return lives
+
+
+def _make_live(table: CredentialTable, policy: ListenerPolicy) -> _Live:
     contexts: dict[int, SSL.Context] = {}
-    live = _Live(table, _make_context(table.default), contexts)
+    live = _Live(table, policy, _make_context(table.default, policy), contexts)
     contexts[id(table.default)] = live.default
     for credential in table.credentials:
         if credential is not table.default:
-            contexts[id(credential)] = _make_context(credential)
+            contexts[id(credential)] = _make_context(credential, policy)
 
     def choose(connection: SSL.Connection) -> None:
         # An exception in here would only be printed by cffi and the handshake would go on: nothing below can
@@ -155,14 +218,16 @@ def _make_live(table: CredentialTable) -> _Live:
     return live
 
 
-def _make_context(credential: Credential) -> SSL.Context:
+def _make_context(credential: Credential, policy: ListenerPolicy) -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(OPTIONS)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(CIPHERS_TLS12)
-    context.set_verify(SSL.VERIFY_NONE)
+    ask_clients(context, policy.clients)
+    if not policy.tickets:
+        context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # A session belongs to the certificate that it was made under: after a replacement a full handshake shows
     # the new one.

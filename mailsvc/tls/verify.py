@@ -31,7 +31,7 @@ from mailsvc.certkit.inspect import read_chain
 from mailsvc.certkit.names import Names, names_of
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.channel import NO_CERTIFICATE, NOT_ASKED, ClientCertificate, Failed, Resumed, Verified, safe_text
-from mailsvc.tls.chain import ChainFinding, explain, finding, merged
+from mailsvc.tls.chain import ChainFinding, briefly, explain, finding, merged
 from mailsvc.tls.policy import Asking, ClientCertificatePolicy
 from mailsvc.tls.recheck import Purpose, check_again, is_pinned, spki_digest
 from mailsvc.tls.roots import OnlyThese, RootsFile, RootsFolder, SystemRoots, Trust
@@ -268,7 +268,10 @@ def _seen(record: Record, now: datetime) -> Verified | Failed:
         return Failed(tuple(each.text for each in found), kinds=tuple(each.kind for each in found))
     if findings:
         reasons, kinds = tuple(each.text for each in findings), tuple(each.kind for each in findings)
-        return Failed(reasons, subject, issuer, _texts(names), digest, kinds)
+        brief = dict.fromkeys(
+            briefly(each, chain[each.depth] if each.depth < len(chain) else None) for each in findings
+        )
+        return Failed(reasons, subject, issuer, _texts(names), digest, kinds, tuple(brief))
     return Verified(subject, issuer, _texts(names), digest, names.emails, spki_digest(chain[-1]))
 
 
