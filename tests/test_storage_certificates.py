@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.storage import certificates
 from mailsvc.storage.certificates import CertificateRow
+from mailsvc.storage.opening import glancing
 from mailsvc.tls.sealing import SealingKey, make_key_file, seal, sealing_key, unseal
 from tests.storage_cases import OfflineCase
 
@@ -126,3 +127,20 @@ class SealingTests(SynchronousTestCase):
         key = make_key_file(folder / "certificate-key")
         (folder / "certificate-key").chmod(0o644)
         self.assertEqual(sealing_key("", environ), key)
+
+
+class GlancingTests(OfflineCase):
+    """Looking at rows before the service has opened its database."""
+
+    def test_nothing_is_made_or_upgraded(self) -> None:
+        """No database, or one of an older schema: there are no rows, and nothing changes."""
+        with glancing(self.path, 8) as txn:
+            self.assertIsNone(txn)
+        self.assertFalse(Path(self.path).exists())
+        with self.transaction() as txn:
+            certificates.put_certificate(txn, ROW, 1.0)
+        with glancing(self.path, 8) as txn:
+            assert txn is not None
+            self.assertEqual(len(certificates.certificates(txn)), 1)
+        with glancing(self.path, 10_000) as txn:
+            self.assertIsNone(txn)

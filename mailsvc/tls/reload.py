@@ -249,6 +249,8 @@ class Reloader:
         """In a thread: which of the new credentials must not go live for a reason from outside."""
         unfit: dict[str, str] = {}
         for credential in fresh:
+            if not self._running:
+                break  # the answer is not wanted any more, and whoever stops us waits for this
             why = openssl_refuses(credential)
             if not why:
                 fit = self._fits(credential)
@@ -262,7 +264,7 @@ class Reloader:
     def _misfits(self, decision: Decision) -> list[Finding]:
         """In a thread: what is published against certificates that are in use and stay so."""
         staying = [each for each in decision.table.credentials if each not in decision.fresh]
-        told = [(each, self._fits(each).unfit) for each in staying]
+        told = [(each, self._fits(each).unfit) for each in staying if self._running]
         return [Finding("warning", f"the certificate {each.name}", why) for each, why in told if why]
 
     def _swap(self, why: str, decision: Decision) -> None:
