@@ -80,9 +80,10 @@ def _utc_now() -> datetime:
 class ClientTLS:
     """One policy for servers, with the OpenSSL context that is made from it once.
 
-    `sessions` keeps sessions for resumption; without it every handshake is a full one. Make a new ClientTLS to
-    read roots or a credential again. Raises MailsvcError when the roots cannot be read, OpenSSL.SSL.Error when
-    OpenSSL refuses the credential.
+    `sessions` keeps sessions for resumption; without it every handshake is a full one. `staples`: ask servers for
+    an OCSP response, which `server_staple` gives; no check depends on it. Make a new ClientTLS to read roots or a
+    credential again. Raises MailsvcError when the roots cannot be read, OpenSSL.SSL.Error when OpenSSL refuses the
+    credential.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class ClientTLS:
         policy: ServerPolicy,
         *,
         sessions: SessionStore | None = None,
+        staples: bool = False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.policy = policy
         self._sessions = sessions
+        self._staples = staples
         self._now = now
         self._context = _make_context(policy)
 
@@ -130,6 +133,8 @@ class ClientTLS:
             connection.set_tlsext_host_name(name.encode("ascii"))
         if kept is not None:
             connection.set_session(kept.session)
+        if self._staples:
+            connection.request_ocsp()
         return connection
 
 
@@ -153,6 +158,12 @@ def server_identity(transport: object) -> ServerIdentity | None:
     the connection ended. Takes what `mailsvc.tls.server.tls_facts` takes."""
     attempt = _attempt_of(transport)
     return None if attempt is None else attempt.identity
+
+
+def server_staple(transport: object) -> bytes:
+    """The OCSP response (DER) that the server showed in its handshake, not checked; b"" for none (RFC 6066)."""
+    attempt = _attempt_of(transport)
+    return b"" if attempt is None else attempt.staple
 
 
 def keep_session(transport: object) -> bool:
@@ -188,6 +199,7 @@ class _Attempt:
     began: datetime = field(init=False)
     evidence: Evidence = field(default_factory=Evidence)
     identity: ServerIdentity | None = None
+    staple: bytes = b""
 
     def __post_init__(self) -> None:
         self.began = self.now()
@@ -268,6 +280,7 @@ def _make_context(policy: ServerPolicy) -> SSL.Context:
         context.check_privatekey()
     context.set_verify(SSL.VERIFY_PEER, _on_certificate)
     context.set_info_callback(_on_progress)
+    context.set_ocsp_client_callback(_on_staple)
     return context
 
 
@@ -294,6 +307,12 @@ def _on_progress(connection: SSL.Connection, where: int, ret: int) -> None:
             attempt.finish(connection)
     except BaseException:
         attempt.protocol.failVerification(Failure())
+
+
+def _on_staple(connection: SSL.Connection, staple: bytes, _: object) -> bool:
+    """OpenSSL's callback for the OCSP response. It is only kept."""
+    _attempt(connection).staple = staple
+    return True
 
 
 def _sent(connection: SSL.Connection) -> tuple[x509.Certificate, ...]:
