@@ -1,0 +1,1 @@
+-- What is known of the policies of others, and what is counted for them.

@@ -1,0 +1,1 @@
+-- Domains that we are a backup for.
