@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": "See what is wrong with this service, and how to mend it.",
     "domain": "The domains for which mail is taken.",
     "mailbox": "What lies in a mailbox.",
+    "probe": "See what a server's TLS is worth, another's or our own.",
     "route": "Where mail goes.",
     "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
