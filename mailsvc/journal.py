@@ -298,7 +298,7 @@ class ConnectionJournal:
         """A TLS handshake was completed."""
         self._handshaking = False
         maillog.secured(self.listener, self.peer, tls)
-        self._note(Secured(tls.version, tls.cipher, tls.server_name or ""))
+        self._note(Secured(tls.version, tls.cipher, tls.server_name or ""), tls)
 
     def handshake_failed(self, why: str) -> None:
         """A TLS handshake was begun and came to nothing."""
@@ -383,9 +383,9 @@ class ConnectionJournal:
         maillog.disconnected(self.listener, self.peer, why)
         self._note(Disconnected(round(self._journal.clock.seconds() - self._began, 3), why))
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, tls: TLSFacts | None = None) -> None:
         now = self._journal.clock.seconds()
-        self._journal.note(Entry(now, event, session=self.number, peer=self.peer), self._network)
+        self._journal.note(Entry(now, event, session=self.number, peer=self.peer, tls=tls), self._network)
 
 
 def _if_address(name: str) -> str:

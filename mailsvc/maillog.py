@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailsvc.mail.channel import TLSFacts
+from mailsvc.mail.channel import TLSFacts, certificate_words
 
 log = Logger("mailsvc")
 
@@ -36,12 +36,13 @@ def refused_connection(listener: str, peer: str, why: str) -> None:
 def secured(listener: str, peer: str, tls: TLSFacts) -> None:
     """A TLS handshake was completed."""
     log.debug(
-        "{listener}: {peer} uses {version} with {cipher}, name asked for: {name}",
+        "{listener}: {peer} uses {version} with {cipher}, name asked for: {name}, client certificate: {certificate}",
         listener=listener,
         peer=peer,
         version=tls.version,
         cipher=tls.cipher,
         name=tls.server_name or "none",
+        certificate=certificate_words(tls.client),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,12 +24,14 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from mailsvc import metrics
 from mailsvc.accounts.authenticator import Authenticator
+from mailsvc.accounts.certificates import CertificateOwners
 from mailsvc.accounts.login import PasswordChecker
 from mailsvc.accounts.proofs import ProofChecker
 from mailsvc.accounts.realm import Account
@@ -44,7 +46,8 @@ from mailsvc.gate.blocklists import blocklist
 from mailsvc.gate.bodies import Bodies
 from mailsvc.gate.lookup import Blocklists, system_resolver
 from mailsvc.gate.manners import Actions
-from mailsvc.gate.places import Places, Shares, Trusted
+from mailsvc.gate.places import Places, Shares
+from mailsvc.gate.places import Trusted as TrustedNetworks
 from mailsvc.gate.shortage import Shortage
 from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
@@ -64,6 +67,7 @@ from mailsvc.smtp.defaults import NoMemory
 from mailsvc.smtp.downgrades import SenderMemory
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.journal import SMTPJournal
+from mailsvc.smtp.machines import RelayClients
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp, mx
 from mailsvc.smtp.ownership import OwnSenders
 from mailsvc.smtp.postmaster import ToPostmaster
@@ -78,9 +82,11 @@ from mailsvc.surroundings import descriptors
 from mailsvc.tls.gate import CredentialSource
 from mailsvc.tls.live import LiveCertificates, certificate_sources
 from mailsvc.tls.notices import Notices
-from mailsvc.tls.server import ServerTLS
+from mailsvc.tls.policy import Asking
+from mailsvc.tls.server import ListenerTLS, ServerTLS
 from mailsvc.tls.sources import load_table
 from mailsvc.tls.table import CredentialTable
+from mailsvc.tls.trust import Demand, LiveTrust, Trusted, TrustSource
 from mailsvc.wire.conversation import Patience
 from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
@@ -122,6 +128,11 @@ def make_service(
         )
     except StartRefused as refused:
         problems += refused.problems
+    clients, trusted = trust_source(configuration), Trusted()
+    try:
+        trusted = clients.read()
+    except StartRefused as refused:
+        problems += refused.problems
     problems += _lmtp_problems(configuration.listen.lmtp)
     problems += [
         f"metrics have no login, so they are not served on {endpoint}; give --metrics a loopback address"
@@ -132,7 +143,7 @@ def make_service(
     problems += problems_of(configuration.database)
     if problems or table is None:
         raise StartRefused(problems)
-    return _assemble(configuration, reactor, table, sources)
+    return _assemble(configuration, reactor, table, sources, clients, trusted)
 
 
 def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
@@ -144,8 +155,23 @@ def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
     ]
 
 
+def trust_source(configuration: Configuration) -> TrustSource:
+    """What the listeners demand of their clients, as the settings say it."""
+    demands = {
+        each.name: Demand(Asking(wanted.mode), wanted.roots, wanted.crls, wanted.tickets)
+        for each in fields(configuration.client_certificates)
+        for wanted in [getattr(configuration.client_certificates, each.name)]
+    }
+    return TrustSource(demands, configuration.accounts.certificate_cas)
+
+
 def _assemble(
-    configuration: Configuration, reactor: Any, table: CredentialTable, sources: Sequence[CredentialSource]
+    configuration: Configuration,
+    reactor: Any,
+    table: CredentialTable,
+    sources: Sequence[CredentialSource],
+    clients: TrustSource,
+    trusted_clients: Trusted,
 ) -> MailService:
     database = Database(configuration.database, reactor)
     checker = PasswordChecker(
@@ -156,9 +182,17 @@ def _assemble(
         verifiers=ITERATIONS if configuration.accounts.scram else 0,
     )
     portal = make_portal(checker)
-    tls = ServerTLS(table)
+    tls = ServerTLS(table, trusted_clients.policies)
+    trust = LiveTrust(
+        clients,
+        trusted_clients,
+        tls,
+        reactor,
+        lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+        look=configuration.certificates.look_seconds,
+    )
     limits = configuration.limits
-    trusted = Trusted(limits.trusted)
+    trusted = TrustedNetworks(limits.trusted)
     places = Places(Shares(limits.per_address, limits.per_network, trusted))
     sessions = Sessions(_affordable(limits.connections), network, places)
     delivery = configuration.delivery
@@ -176,7 +210,8 @@ def _assemble(
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
-    engine = _authenticator(configuration, database, checker, portal, reactor)
+    owners = CertificateOwners(database, reactor, lambda: trust.vouching)
+    engine = _authenticator(configuration, database, checker, portal, owners, reactor)
     admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
     readers = POP3Helpers(maildrops, engine, admission)
     smtp_journal = SMTPJournal(journal)
@@ -186,6 +221,7 @@ def _assemble(
         SaslAuthenticator(engine),
         gate=_watch(configuration, reactor, smtp_journal, trusted),
         senders=OwnSenders(database),
+        machines=RelayClients(database, reactor),
         memory=_memory(configuration, database, reactor),
         journal=smtp_journal,
         bodies=Bodies(limits.body_memory, limits.body_total),
@@ -195,25 +231,25 @@ def _assemble(
     certificates = LiveCertificates(configuration, sources, tls, notices, reactor)
     housekeeper = Housekeeper(database, reactor, maildrops)
     service = MailService(
-        configuration, reactor, database, checker, sessions, journal, programs, certificates, housekeeper
+        configuration, reactor, database, checker, sessions, journal, programs, certificates, trust, housekeeper
     )
 
     def smtp(mode: Mode) -> IProtocolFactory:
         rules = _smtp_rules(configuration, mode, os.path.dirname(database.name))
-        return SMTPFactory(rules, helpers, tls, reactor, sessions)
+        return SMTPFactory(rules, helpers, tls.view(mode.name), reactor, sessions)
 
     def pop3(name: str, implicit_tls: bool) -> IProtocolFactory:
         rules = _pop3_rules(configuration, name, implicit_tls)
-        return POP3Factory(rules, readers, tls, reactor, sessions, journal)
+        return POP3Factory(rules, readers, tls.view(name), reactor, sessions, journal)
 
     listen = configuration.listen
     service.listen("smtp", listen.smtp, smtp(mx(requires_tls=configuration.tls == "required")))
     service.listen("submission", listen.submission, smtp(SUBMISSION))
-    service.listen("submissions", listen.submissions, _inside_tls(smtp(SUBMISSIONS), tls, reactor))
+    service.listen("submissions", listen.submissions, _inside_tls(smtp(SUBMISSIONS), tls.view("submissions"), reactor))
     for endpoint in listen.lmtp:
         service.listen("lmtp", (endpoint,), smtp(lmtp(requires_tls=not is_private(endpoint))))
     service.listen("pop3", listen.pop3, pop3("pop3", False))
-    service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls, reactor))
+    service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls.view("pop3s"), reactor))
     numbers = metrics.Numbers(journal.counts, lambda: len(sessions), certificates.reloader)
     service.listen("metrics", listen.metrics, metrics.site(numbers, reactor))
     return service
@@ -240,7 +276,12 @@ def _affordable(connections: int, descriptors: Callable[[int], int] = descriptor
 
 
 def _authenticator(
-    configuration: Configuration, database: Database, checker: PasswordChecker, portal: Portal, reactor: Any
+    configuration: Configuration,
+    database: Database,
+    checker: PasswordChecker,
+    portal: Portal,
+    owners: CertificateOwners,
+    reactor: Any,
 ) -> Authenticator:
     """Who is it: the one engine for SMTP, and for POP3's AUTH."""
     proofs = ProofChecker(database, checker.guard, reactor) if configuration.accounts.scram else None
@@ -248,7 +289,7 @@ def _authenticator(
     def acts_as(account: Account, address: Address) -> Deferred[bool]:
         return database.read(is_name_of, account.id, address)
 
-    return Authenticator(portal, proofs=proofs, acts_as=acts_as)
+    return Authenticator(portal, proofs=proofs, certificates=owners, acts_as=acts_as)
 
 
 def _memory(configuration: Configuration, database: Database, reactor: Any) -> ChannelMemory:
@@ -259,7 +300,7 @@ def _memory(configuration: Configuration, database: Database, reactor: Any) -> C
     return SenderMemory(database, reactor, downgrade.memory_days * _DAY)
 
 
-def _watch(configuration: Configuration, reactor: Any, journal: SMTPJournal, trusted: Trusted) -> Watch:
+def _watch(configuration: Configuration, reactor: Any, journal: SMTPJournal, trusted: TrustedNetworks) -> Watch:
     """Who may bring mail: the gate of the SMTP listeners."""
     gate = configuration.gate
     policy = Policy(
@@ -345,7 +386,7 @@ class _TLSFactory(TLSMemoryBIOFactory):
         return None if protocol is None else self.protocol(self, protocol)
 
 
-def _inside_tls(factory: IProtocolFactory, tls: ServerTLS, reactor: Any) -> IProtocolFactory:
+def _inside_tls(factory: IProtocolFactory, tls: ListenerTLS, reactor: Any) -> IProtocolFactory:
     return _TLSFactory(tls, False, factory, reactor)
 
 
@@ -376,6 +417,7 @@ class MailService(MultiService):
         journal: Journal,
         programs: Programs,
         certificates: LiveCertificates,
+        trust: LiveTrust,
         housekeeper: Housekeeper,
     ) -> None:
         super().__init__()
@@ -388,6 +430,7 @@ class MailService(MultiService):
         self._journal = journal
         self._programs = programs
         self._certificates = certificates
+        self._trust = trust
         self._housekeeper = housekeeper
         self._shortage = Shortage(reactor.seconds)
 
@@ -422,6 +465,7 @@ class MailService(MultiService):
         self._housekeeper.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self._certificates.start)
+        self._reactor.callWhenRunning(self._trust.start)
 
     def stopService(self) -> Deferred[None]:
         """Stop in order; fires when the database is closed."""
@@ -433,8 +477,9 @@ class MailService(MultiService):
         self._programs.stop()
 
     def reload(self) -> None:
-        """Look at the certificates now."""
+        """Look at the certificates now, ours and the CAs of our clients."""
         self._certificates.reloader.reload()
+        self._trust.reload()
 
     async def _stop(self) -> None:
         await self._close_ports()
@@ -447,6 +492,7 @@ class MailService(MultiService):
             deadline.cancel()
         await logins_ended
         await self._certificates.stop()
+        await self._trust.stop()
         await self._housekeeper.stop()
         # What the last sessions did is told too.
         await self._journal.stop()

@@ -12,10 +12,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography import x509
+
 import mailsvc
-from mailsvc.certkit.keys import is_encrypted
+from mailsvc.certkit.build import Issued
+from mailsvc.certkit.files import read
+from mailsvc.certkit.inspect import read_chain
+from mailsvc.certkit.keys import is_encrypted, load_key
+from mailsvc.storage.certificates import certificate
+from mailsvc.storage.database import offline
 from tests.pki import HOSTNAME, openssl
 from tests.test_cli_certs import CommandCase
+from tests.test_tls_ocsp import response
 
 
 def at_terminal(arguments: Sequence[str], answers: Sequence[str]) -> tuple[int, str]:
@@ -429,6 +437,34 @@ class RowTests(MakeCase):
         self.assertEqual(kinds, ["ca", "server", "row"])
         self.assertEqual(self.run_rows("remove", "--database", HOSTNAME, "--yes")[0], 0)
         self.assertIn("there is no certificate", self.run_rows("remove", "--database", HOSTNAME, "--yes")[2])
+
+    def test_staple(self) -> None:
+        """A row gets an OCSP response that the server would show, and no other; and loses it again."""
+        self.run_rows("import", "--database", self.certs / HOSTNAME)
+        (leaf, *_), _ = read_chain(read(self.certs / HOSTNAME / "fullchain.pem"))
+        issuer = x509.load_pem_x509_certificate(self.ca.read_bytes())
+        signer = Issued(issuer, load_key((self.certs / "ca" / "ca.key").read_bytes()))
+        path = self.folder / "ocsp.der"
+        path.write_bytes(response(leaf=leaf, issuer=issuer, signer=signer))
+        self.assertEqual(
+            self.run_rows("staple", HOSTNAME, path)[1],
+            f"The certificate {HOSTNAME} in the database has this OCSP response now.\n",
+        )
+        self.assertEqual(self.staple(), path.read_bytes())
+        path.write_bytes(response())
+        status, _, err = self.run_rows("staple", HOSTNAME, path)
+        self.assertEqual(status, 1)
+        self.assertIn("it is about another certificate", err)
+        self.assertIsNotNone(self.staple())
+        self.assertIn("any more", self.run_rows("staple", HOSTNAME)[1])
+        self.assertIsNone(self.staple())
+        self.assertIn("there is no certificate", self.run_rows("staple", "other", path)[2])
+
+    def staple(self) -> bytes | None:
+        with offline(str(self.folder / "mail.db"), create=False) as txn:
+            row = certificate(txn, HOSTNAME)
+        assert row is not None
+        return row.staple
 
     def test_without_a_sealing_key(self) -> None:
         """A sentence that says how to give one, and nothing is stored."""

@@ -307,7 +307,9 @@ class Description(SynchronousTestCase):
         document = tomllib.loads(text)
         for setting in SETTINGS.values():
             self.assertIn(setting.help, text)
-            table = document[setting.section] if setting.section else document
+            table = document
+            for part in filter(None, setting.section.split(".")):
+                table = table[part]
             self.assertIn(setting.leaf, table)
         self.assertIn('from mailsvc.toml; the default is "required"', text)
 

@@ -22,7 +22,7 @@ _MODULE = re.compile(
     r"``((?:wire|smtp|pop3|storage|accounts|tls|certkit|config|mail|cli)\.(?!example)[a-z_]+)(?:\.\w+)?(?:\(\))?``"
 )
 _SETTING = re.compile(r"``((?:smtp|pop3|timeouts|limits|gate|accounts|listen)\.[a-z_]+)``")
-_COMMAND = re.compile(r"(?:``|\$ |^    |bin/)mailsvc(?: --\w+ \S+)* ([a-z]+)", re.M)
+_COMMAND = re.compile(r"(?:``|\$ |^    |bin/)mailsvc(?: --\w+ \S+)* ([a-z]+(?:-[a-z]+)*)", re.M)
 
 
 def names_in(path: Path) -> set[str]:

@@ -30,7 +30,9 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
-        mailsvc.relay.replies mailsvc.mtasts.record mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
+        mailsvc.relay.replies mailsvc.relay.demands mailsvc.mtasts.record
+        mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
+        mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -64,7 +66,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.server mailsvc.tls.sources mailsvc.tls.watching mailsvc.tls.published
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
-        mailsvc.journal mailsvc.surroundings mailsvc.hints
+        mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
@@ -75,12 +77,13 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.tls.trust
         mailsvc.pop3.mailbox mailsvc.pop3.server
+        mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
-    5: "mailsvc.service",
+    5: "mailsvc.service mailsvc.probe.session",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
     7: "mailsvc.__main__",
 }

@@ -57,8 +57,11 @@ class ActingRefused(LoginRefused):
 class Certificates(Protocol):
     """Knows whose a client's certificate is, for EXTERNAL."""
 
-    def owner(self, certificate: object) -> Awaitable[AccountId | None]:
-        """The account to which the certificate of a `Channel` belongs.  Fails with `TemporaryFailure`."""
+    def owner(self, certificate: object, wanted: bytes) -> Awaitable[AccountId | None]:
+        """The account to which the certificate of a `Channel` belongs.  Fails with `TemporaryFailure`.
+
+        ``wanted``: whom the client wants to be, or b"", for a certificate that could be several; it grants nothing.
+        """
 
 
 class ActsAs(Protocol):
@@ -157,7 +160,7 @@ class Exchange:
                     return await self._acting(await self._password(username, password), authzid, username)
                 case CertificateLogin(authzid):
                     self.name = authzid
-                    return await self._acting(self._account(await self._certificate()), authzid)
+                    return await self._acting(self._account(await self._certificate(authzid)), authzid)
                 case VerifierWanted(username):
                     self.name = username
                     wanted = self._send(await self._checker.salting(username))
@@ -185,10 +188,10 @@ class Exchange:
         log_out()
         return cast(Account, account)
 
-    async def _certificate(self) -> AccountId:
+    async def _certificate(self, wanted: bytes) -> AccountId:
         certificates = self._authenticator.certificates
         assert certificates is not None, "without it the mechanism is not offered"
-        owner = await certificates.owner(self._channel.certificate)
+        owner = await certificates.owner(self._channel.certificate, wanted)
         if owner is None:
             # Nothing was guessed, so nothing is counted: a certificate is one's own or is not.
             raise WrongLogin

@@ -21,6 +21,7 @@ from twisted.cred.portal import IRealm, Portal
 from zope.interface import Attribute, Interface, implementer
 
 from mailsvc.mail.address import Address, parse_address
+from mailsvc.storage.identities import CREDENTIAL
 
 PASSWORD = "password"
 """The credential of a login by the account's own password."""
@@ -37,11 +38,22 @@ def app_password_of(credential: str) -> int | None:
     return int(number) if kind == "app-password" else None
 
 
+def certificate_credential(spki: str) -> str:
+    """The credential of a login by a client certificate whose key has this fingerprint."""
+    return CREDENTIAL + spki
+
+
+def certificate_of(credential: str) -> str:
+    """The fingerprint in what `certificate_credential` made; "" for another credential."""
+    return credential.removeprefix(CREDENTIAL) if credential.startswith(CREDENTIAL) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountId:
     """What a checker answers with: the account's row id, and its address as it was written when added.
 
-    `credential` tells the devices of an account apart: `PASSWORD`, `app_credential(...)`, or another checker's own.
+    `credential` tells the devices of an account apart: `PASSWORD`, `app_credential(...)`,
+    `certificate_credential(...)`, or another checker's own.
     `changed` is when that password was set, as it stands in the table: it tells whether it still is the same one.
     """
 

@@ -30,6 +30,7 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Verdict:
     turned_away: tuple[Place, ...]
 
 
+@lru_cache(4096)
 def network(peer: str) -> str:
     """The network that a peer's address text belongs to: itself for IPv4, its /64 for IPv6.
 

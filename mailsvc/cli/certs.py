@@ -39,7 +39,7 @@ from mailsvc.cli.certs_common import (
     written_lines,
 )
 from mailsvc.cli.certs_make import issue, request, revoke
-from mailsvc.cli.certs_move import export, import_, remove
+from mailsvc.cli.certs_move import export, import_, remove, staple
 from mailsvc.errors import MailsvcError
 
 
@@ -138,7 +138,7 @@ def show(path: Path, as_json: bool) -> None:
         raise MailsvcError("\n".join(map(str, problems)))
 
 
-for _command in (issue, request, import_, export, verify, list_certificates, revoke, remove):
+for _command in (issue, request, import_, staple, export, verify, list_certificates, revoke, remove):
     certs.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""`mailsvc certs import|export|remove`: certificates on their way in, out and away, in folders and rows.
+"""`mailsvc certs import|staple|export|remove`: certificates on their way in, out and away, in folders and rows.
 
 Commands of the group `mailsvc.cli.certs`. With `--database` they work on the rows of the database that the option
 of that name (before the command), the environment or the configuration names; a running service sees it by itself.
@@ -41,8 +41,15 @@ from mailsvc.cli.certs_common import (
 )
 from mailsvc.cli.main import Common
 from mailsvc.errors import AlreadyExists, MailsvcError
-from mailsvc.storage.certificates import CertificateRow, certificate, put_certificate, remove_certificate
+from mailsvc.storage.certificates import (
+    CertificateRow,
+    certificate,
+    put_certificate,
+    put_staple,
+    remove_certificate,
+)
 from mailsvc.storage.database import offline
+from mailsvc.tls.ocsp import read_staple
 from mailsvc.tls.sealing import SealingKey, make_key_file, seal, sealing_key
 
 _PATH = click.Path(path_type=Path)
@@ -172,6 +179,40 @@ def remove(common: Common, names: tuple[str, ...], in_rows: bool, yes: bool, as_
         click.echo(json.dumps({"removed": removed}, indent=2))
     else:
         click.echo("\n".join(f"Removed {each}." for each in removed))
+
+
+@click.command(short_help="Put an OCSP response beside a certificate in the database.")
+@click.argument("name")
+@click.argument("file", required=False, type=_PATH)
+@JSON
+@click.pass_obj
+def staple(common: Common, name: str, file: Path | None, as_json: bool) -> None:
+    """Put the OCSP response in FILE (DER) beside the certificate NAME in the database; without FILE it has none.
+
+    What the server would not show is not taken in. Beside a certificate in a folder the response is a file, ocsp.der.
+    """
+    with offline(common.database, create=False) as txn:
+        row = certificate(txn, name)
+        if row is None:
+            put_staple(txn, name, None, time.time())  # which says that there is none
+            return
+        response = None if file is None else _response(read(file), row, datetime.now(UTC))
+        put_staple(txn, name, response, time.time())
+    if as_json:
+        click.echo(json.dumps({"name": name, "staple": response is not None}))
+    else:
+        has = "has no OCSP response any more" if response is None else "has this OCSP response now"
+        click.echo(f"The certificate {name} in the database {has}.")
+
+
+def _response(source: Source, row: CertificateRow, now: datetime) -> bytes:
+    if source.data is None:
+        raise MailsvcError(f"{source.path}: {source.problem}")
+    chain, _ = read_chain(Source(Path(row.name), row.chain))
+    good, why = read_staple(source.data, chain, now)
+    if good is None:
+        raise MailsvcError(f"{source.path}: this OCSP response is not one for {row.name}: {why}")
+    return source.data
 
 
 def _confirm(what: str, yes: bool) -> None:

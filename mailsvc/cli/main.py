@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": "See what is wrong with this service, and how to mend it.",
     "domain": "The domains for which mail is taken.",
     "mailbox": "What lies in a mailbox.",
+    "probe": "See what a server's TLS is worth, another's or our own.",
+    "relay-client": "Machines that hand in mail without a login.",
     "route": "Where mail goes.",
     "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
@@ -101,7 +103,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"mailsvc.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"mailsvc.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 

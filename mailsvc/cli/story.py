@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
+from mailsvc.mail.channel import NOT_ASKED, Failed, Resumed, TLSFacts, Verified, certificate_words
 from mailsvc.mail.event import (
     Accepted,
     CertificateNews,
@@ -74,7 +75,8 @@ def sentence(entry: Entry) -> str:
         case TurnedAway(listener, why):
             return f"was turned away from {listener}: {why}"
         case Secured(version, cipher, server_name):
-            return f"TLS handshake completed: {version}, {cipher}" + (f", for {server_name}" if server_name else "")
+            asked = f", for {server_name}" if server_name else ""
+            return f"TLS handshake completed: {version}, {cipher}{asked}{_certificate(entry)}"
         case HandshakeFailed(why):
             return f"TLS handshake failed: {why}"
         case Injected(octets):
@@ -88,7 +90,7 @@ def sentence(entry: Entry) -> str:
         case Unavailable(what, why):
             return f"{what} was not possible, the client was told to try again: {why}"
         case Accepted():
-            return _accepted(entry.event, entry.trace_id)
+            return _accepted(entry.event, entry.trace_id) + _certificate(entry)
         case Delivered(mailbox, recipient):
             return f"{entry.trace_id}: delivered to the mailbox of {mailbox}" + (
                 f", for {recipient}" if recipient else ""
@@ -112,6 +114,13 @@ def sentence(entry: Entry) -> str:
             return f"a mistake of mailsvc itself ({what or 'see the log'}); please report it, the log has more"
         case other:
             return f"{other.kind or 'an event that this mailsvc does not know'}: {json.dumps(_detail(other))}"
+
+
+def _certificate(entry: Entry) -> str:
+    """What was found of the client's certificate, where it was asked for one."""
+    if entry.tls is None or entry.tls.client == NOT_ASKED:
+        return ""
+    return f", client certificate: {certificate_words(entry.tls.client)}"
 
 
 def _by(mechanism: str) -> str:
@@ -146,6 +155,7 @@ def _accepted(event: Accepted, trace_id: str | None) -> str:
         f" and {event.tls}" if event.tls else "",
         f", the client called itself {event.helo}" if event.helo else "",
         f", logged in as {event.login}" if event.login else "",
+        f", as the relay client {event.machine}" if event.machine else "",
         f", Message-ID {event.message_id_header}" if event.message_id_header else "",
     ]
     return "".join(parts)
@@ -214,4 +224,16 @@ def _facts(entry: Entry) -> dict[str, object]:
         "message": entry.message_id,
         "sentence": visible(sentence(entry)),
         "detail": _detail(entry.event),
+        **({} if entry.tls is None else {"tls": _channel(entry.tls)}),
     }
+
+
+def _channel(tls: TLSFacts) -> dict[str, object]:
+    client = tls.client
+    facts: dict[str, object] = {"version": tls.version, "cipher": tls.cipher, "bits": tls.bits, "group": tls.group}
+    facts["client_certificate"] = certificate_words(client)
+    if isinstance(client, Verified | Failed | Resumed):
+        facts |= {"client_subject": client.subject, "client_spki": client.spki}
+    if isinstance(client, Verified | Failed):
+        facts["client_issuer"] = client.issuer
+    return facts

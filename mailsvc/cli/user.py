@@ -25,6 +25,7 @@ import click
 
 from mailsvc.accounts.passwords import LONGEST, PasswordRefused, hash_password
 from mailsvc.cli.access import app_passwords, grant, keep_verifier, revoke_grant
+from mailsvc.cli.identity import certificates
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.directory.quota import in_words, parse_size
@@ -67,6 +68,7 @@ def user() -> None:
 
 
 user.add_command(app_passwords)
+user.add_command(certificates)
 user.add_command(grant)
 user.add_command(revoke_grant)
 

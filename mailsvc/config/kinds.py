@@ -165,6 +165,16 @@ class OptionalFile:
         return "" if raw == "" else _path_text(raw, self.allowed)
 
 
+@dataclass(frozen=True, slots=True)
+class OptionalPath:
+    """The path of a file or a folder, or "" for none; whether it exists is for those who open it."""
+
+    allowed: str = 'path of a file or a folder, or "" for none'
+
+    def parse(self, raw: object) -> Path | None:
+        return None if raw == "" else Path(_path_text(raw, self.allowed))
+
+
 def _path_text(raw: object, allowed: str) -> str:
     if not isinstance(raw, str):
         raise Mistake(f"{shown(raw)} is not a string; give the {allowed}, in quotes")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mailsvc.config.endpoint import endpoint_parts
-from mailsvc.config.kinds import DatabaseName, Folder, Mistake, OptionalFile, hostname_mistake
-from mailsvc.config.settings import ENVIRONMENT, SECTIONS, SETTINGS, Configuration, Surroundings
+from mailsvc.config.kinds import DatabaseName, Folder, Mistake, OptionalFile, OptionalPath, hostname_mistake
+from mailsvc.config.settings import ENVIRONMENT, GROUPS, SECTIONS, SETTINGS, Configuration, Surroundings
 from mailsvc.errors import ConfigurationRefused
 
 
@@ -80,7 +80,7 @@ def text_layer(text: str, source: str, folder: Path) -> Layer:
         if setting is None:
             problems.append(f"{source}: {name}: {_unknown(name)}")
             continue
-        if isinstance(value, str) and isinstance(setting.kind, (Folder, DatabaseName, OptionalFile)):
+        if isinstance(value, str) and isinstance(setting.kind, (Folder, DatabaseName, OptionalFile, OptionalPath)):
             value = _anchored(value, folder)
         given[name] = Given(value, source)
     return Layer(given, tuple(problems))
@@ -89,7 +89,9 @@ def text_layer(text: str, source: str, folder: Path) -> Layer:
 def _flat(document: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Dotted names and values; only tables that are known sections are opened, to keep the report short."""
     for key, value in document.items():
-        if key in SECTIONS and isinstance(value, Mapping):
+        if key in GROUPS and isinstance(value, Mapping):
+            yield from _flat({f"{key}.{inner}": below for inner, below in value.items()})
+        elif key in SECTIONS and isinstance(value, Mapping):
             yield from ((f"{key}.{leaf}", inner) for leaf, inner in value.items())
         else:
             yield key, value
@@ -97,7 +99,7 @@ def _flat(document: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 def _unknown(name: str) -> str:
     leaf = name.rpartition(".")[2]
-    if name in SECTIONS:
+    if name in GROUPS or name in SECTIONS:
         return f"this is a section; write its settings below a line [{name}]"
     elsewhere = [known.name for known in SETTINGS.values() if known.leaf == leaf]
     if elsewhere:
@@ -197,6 +199,11 @@ def _contradictions(values: Mapping[str, Given]) -> Iterator[str]:
     for place, names in users.items():
         if len(names) > 1 and place[1:2] != ("0",):
             yield f"{' and '.join(names)} listen on the same place; give one of them another"
+    for name, given in values.items():
+        if name.startswith("client_certificates.") and name.endswith(".mode") and given.value == "require":
+            section = name.rpartition(".")[0]
+            if values[f"{section}.roots"].value is None:
+                yield f"{name}: nobody can have a certificate that is good without CAs; name them as {section}.roots"
     if not users:
         yield "listen: every listener is turned off, so there is nothing to serve; leave at least one on"
 
@@ -226,13 +233,19 @@ def _configuration(values: Mapping[str, Given]) -> Configuration:
     for setting in SETTINGS.values():
         leaves.setdefault(setting.section, {})[setting.leaf] = values[setting.name].value
     arguments = leaves.pop("")
+    grouped: dict[str, dict[str, Any]] = {}
     for name, section in leaves.items():
-        arguments[name] = SECTIONS[name](**section)
+        group, _, inner = name.rpartition(".")
+        (grouped.setdefault(group, {}) if group else arguments)[inner] = SECTIONS[name](**section)
+    for name, sections in grouped.items():
+        arguments[name] = GROUPS[name](**sections)
     return Configuration(**arguments)
 
 
 def toml_value(value: object) -> str:
     """A setting's value as TOML writes it."""
+    if value is None:
+        return '""'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

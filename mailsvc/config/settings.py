@@ -24,6 +24,7 @@ from mailsvc.config.kinds import (
     Kind,
     Networks,
     OptionalFile,
+    OptionalPath,
     Seconds,
     Switch,
     Whole,
@@ -215,6 +216,11 @@ class Accounts:
         Switch(),
         "Whether SCRAM is offered, and a verifier for it kept beside each password's hash.",
     )
+    certificate_cas: Path | None = _setting(
+        None,
+        OptionalPath(),
+        "CAs that may vouch for a mail address: their client certificates log in as the account of that address.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +345,34 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerClients:
+    """What one listener demands of its clients in the TLS handshake."""
+
+    mode: str = _setting(
+        "off",
+        Choice(("off", "ask", "require")),
+        "Whether clients are asked for a certificate; require: without a good one there is no session.",
+    )
+    roots: Path | None = _setting(None, OptionalPath(), "The CAs whose client certificates are good (PEM).")
+    crls: Path | None = _setting(None, OptionalPath(), "Revocation lists of these CAs.")
+    tickets: bool = _setting(
+        True, Switch(), "Whether TLS sessions may be resumed; they never may where certificates are asked for."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificates:
+    """`ListenerClients` by listener."""
+
+    smtp: ListenerClients = field(default_factory=ListenerClients)
+    submission: ListenerClients = field(default_factory=ListenerClients)
+    submissions: ListenerClients = field(default_factory=ListenerClients)
+    lmtp: ListenerClients = field(default_factory=ListenerClients)
+    pop3: ListenerClients = field(default_factory=ListenerClients)
+    pop3s: ListenerClients = field(default_factory=ListenerClients)
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
 
@@ -377,6 +411,7 @@ class Configuration:
     events: Events = field(default_factory=Events)
     delivery: Delivery = field(default_factory=Delivery)
     certificates: Certificates = field(default_factory=Certificates)
+    client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,9 +446,10 @@ class Setting:
         return self.name.rpartition(".")[2]
 
 
-SECTIONS: Mapping[
-    str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Downgrade | Events | Delivery | Certificates]
-] = {
+GROUPS: Mapping[str, type[ClientCertificates]] = {"client_certificates": ClientCertificates}
+"""Sections that hold sections."""
+
+SECTIONS: Mapping[str, type[Any]] = {
     "listen": Listen,
     "smtp": Smtp,
     "pop3": Pop3,
@@ -425,12 +461,13 @@ SECTIONS: Mapping[
     "events": Events,
     "delivery": Delivery,
     "certificates": Certificates,
+    **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
 }
 
 
 def _table() -> Iterator[Setting]:
     for top in fields(Configuration):
-        if top.name not in SECTIONS:
+        if top.name not in SECTIONS and top.name not in GROUPS:
             yield Setting(top.name, default=top.default, **top.metadata)
     for section, kind in SECTIONS.items():
         for inner in fields(kind):

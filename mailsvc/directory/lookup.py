@@ -26,7 +26,7 @@ class TableDirectory:
         """See `mailsvc.smtp.seams.Directory`."""
         found = await self._store.read(resolution, address, hostname=self._hostname, programs=self._programs)
         refusal = found.refusal or quota.refusal(found, size)
-        if refusal is NOT_OURS and client.login is not None:
+        if refusal is NOT_OURS and client.is_ours:
             refusal = NO_RELAY
         if refusal is not None:
             return Destination(refusal=refusal)

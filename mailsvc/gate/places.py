@@ -20,6 +20,7 @@ from mailsvc.accounts.throttle import network as customer
 _AROUND = {4: 24, 6: 48}
 
 
+@lru_cache(4096)
 def address_of(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The IP address that ``peer`` names (a mapped one as IPv4, without a zone), or None."""
     try:

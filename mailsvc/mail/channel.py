@@ -148,18 +148,24 @@ def common_name(subject: str) -> str:
 def certificate_words(client: ClientCertificate) -> str:
     """What is known of a client's certificate, in words: "verified, CN=alice, issuer CN=Example CA", "not verified:
     expired 2026-01-01", "none", "not asked". Printable ASCII; not quoted for anything."""
+    return " ".join(certificate_parts(client))
+
+
+def certificate_parts(client: ClientCertificate) -> tuple[str, ...]:
+    """The same in parts, between which a header may be folded."""
     match client:
         case NotAsked():
-            return "not asked"
+            return ("not asked",)
         case NoCertificate():
-            return "none"
+            return ("none",)
         case Verified(subject, issuer, names):
             whom = common_name(subject) or (names[0] if names else "without a name")
-            return f"verified, {whom}, issuer {issuer or 'without a name'}"
+            return "verified,", f"{whom},", f"issuer {issuer or 'without a name'}"
         case Failed():
-            return f"not verified: {'; '.join(why_failed(client))}"
+            *others, last = why_failed(client)
+            return "not verified:", *(f"{each};" for each in others), last
         case Resumed():
-            return "not verified: resumed session, not checked"
+            return "not verified:", "resumed session, not checked"
 
 
 def why_failed(client: Failed) -> tuple[str, ...]:

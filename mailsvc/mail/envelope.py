@@ -22,6 +22,7 @@ class Origin:
     ``protocol``: the word for the "with" clause of Received (RFC 3848): SMTP, ESMTP, ESMTPS, ESMTPSA, ...
     ``login``: the account that authenticated, or None.
     ``session``: the number under which the journal knows the connection, or None.
+    ``machine``: the label of the relay client that it is by its certificate, "" for none.
     """
 
     peer: str
@@ -30,6 +31,7 @@ class Origin:
     tls: TLSFacts | None
     login: Address | None
     session: int | None = None
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,8 @@ class Unavailable(Event):
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Event):
-    """A message was committed.  ``tls`` and ``login`` are "" without; ``message_id_header`` with its brackets."""
+    """A message was committed.  ``tls``, ``login`` and ``machine`` (the label of a relay client) are "" without;
+    ``message_id_header`` with its brackets."""
 
     kind: ClassVar[str] = "accepted"
     sender: str
@@ -196,6 +197,7 @@ class Accepted(Event):
     login: str = ""
     message_id_header: str = ""
     recipient_count: int = 0
+    machine: str = ""
 
     def addresses(self) -> tuple[str, ...]:
         return (self.sender, *self.recipients, self.login)

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from mailsvc.accounts.realm import Account
 from mailsvc.journal import ConnectionJournal, Journal
+from mailsvc.mail.channel import NOT_ASKED, ClientCertificate
 from mailsvc.pop3.login import LoginDialogue
 from mailsvc.pop3.mailbox import Carried, OpenMaildrop
 from mailsvc.pop3.rules import Rules
@@ -55,6 +56,7 @@ class POP3Connection(pop3.POP3):
         self._tls = tls
         self._state = State.AUTHORIZATION
         self._secured = False
+        self._certificate: ClientCertificate = NOT_ASKED
         self._service_journal = journal
         self._journal: ConnectionJournal = journal.connection(rules.name, "unknown")
         self._peer = "unknown"
@@ -91,6 +93,7 @@ class POP3Connection(pop3.POP3):
         """TLS stands, by STLS or from the first octet; what was said in clear is forgotten (RFC 2595 section 4)."""
         facts = tls_facts(self.transport)
         if facts is not None:
+            self._certificate = facts.client
             self._journal.secured(facts)
         self._secured = True
         self._username = None

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mailsvc.accounts.guard import WrongLogin
-from mailsvc.accounts.realm import Account, app_password_of
+from mailsvc.accounts.realm import Account, app_password_of, certificate_of
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.surrogate import Appearance
 from mailsvc.pop3.content import Content
@@ -64,7 +64,8 @@ class Maildrops:
         Raises `MaildropInUse`, `WrongLogin` when the login does not hold any more, or `mailsvc.errors.StorageFailure`;
         the caller must `OpenMaildrop.release` what it gets.
         """
-        device = Device(account.id, account.credential, app_password_of(account.credential), account.changed)
+        app_password, key = app_password_of(account.credential), certificate_of(account.credential)
+        device = Device(account.id, account.credential, app_password, account.changed, key)
         hold = Hold(device.credential)
         holds = self._holds.setdefault(account.id, [])
         enter(holds, device.credential)

@@ -31,6 +31,7 @@ from mailsvc.pop3.session import Offer, State, capabilities
 from mailsvc.pop3.texts import LANGUAGES, Refusal, Reply, language_for, says
 from mailsvc.sasl.base64 import encode
 from mailsvc.sasl.exchange import Challenge, Channel, UnknownMechanism
+from mailsvc.tls.identity import proven_key
 from mailsvc.tls.server import channel_binding
 from mailsvc.wire.sessions import Sessions, peer_name
 
@@ -151,7 +152,9 @@ class POP3Server(Handout):
 
     def _channel(self) -> Channel:
         binding = channel_binding(self.transport) if self._secured else None
-        return Channel("pop3", self._peer, self._secured, binding)
+        # One that may stand for nothing is none, and EXTERNAL is not offered.
+        certificate = self._certificate if proven_key(self._certificate) else None
+        return Channel("pop3", self._peer, self._secured, binding, certificate)
 
     def _line(self, line: bytes) -> Answer:
         if self._dialogue is not None:

@@ -13,6 +13,7 @@ from mailsvc.errors import LoginRefused
 from mailsvc.mail.reply import reply
 from mailsvc.sasl import exchange as sasl
 from mailsvc.smtp.seams import Challenge, Channel, Client, LoggedIn, LoginFailed
+from mailsvc.tls.identity import proven_key
 from mailsvc.tls.server import EXPORTER, can_bind
 
 _REFUSED = reply(535, "5.7.8", "Authentication credentials invalid")
@@ -28,17 +29,21 @@ class SaslAuthenticator:
     def mechanisms(self, client: Client) -> tuple[str, ...]:
         """See `mailsvc.smtp.seams.Authenticator`."""
         # EHLO names them by the channel's facts alone; the binding itself is taken when an exchange begins.
-        binding = b"" if can_bind(client.tls) else None
-        return self._engine.mechanisms(sasl.Channel("smtp", client.peer, client.tls is not None, binding))
+        return self._engine.mechanisms(_channel(client, b"" if can_bind(client.tls) else None))
 
     def begin(self, mechanism: str, client: Client, channel: Channel) -> SaslExchange | None:
         """See `mailsvc.smtp.seams.Authenticator`."""
         binding = channel.exporter(EXPORTER, 32) if can_bind(client.tls) else None
-        seen = sasl.Channel("smtp", client.peer, client.tls is not None, binding)
         try:
-            return SaslExchange(self._engine.begin(mechanism, seen))
+            return SaslExchange(self._engine.begin(mechanism, _channel(client, binding)))
         except sasl.UnknownMechanism:
             return None
+
+
+def _channel(client: Client, binding: bytes | None) -> sasl.Channel:
+    """What the engine may know; a certificate that may stand for nothing is none to it, and EXTERNAL is not offered."""
+    shown = client.tls.client if client.tls is not None and proven_key(client.tls.client) else None
+    return sasl.Channel("smtp", client.peer, client.tls is not None, binding, shown)
 
 
 class SaslExchange:

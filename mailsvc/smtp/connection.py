@@ -83,6 +83,7 @@ class SMTPConnection(smtp.ESMTP):
             session.account,
             session.credential,
             session.changed,
+            session.machine,
         )
 
     # -- Twisted's side -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from mailsvc.mail.reply import Reply, reply
 from mailsvc.sasl.exchange import MalformedResponse
 from mailsvc.smtp import sasl
 from mailsvc.smtp.recipients import RecipientFacts, judgement
-from mailsvc.smtp.seams import Challenge, Channel, Client, Destination, Exchange, LoggedIn, LoginFailed
+from mailsvc.smtp.seams import Challenge, Channel, Client, Destination, Exchange, LoggedIn, LoginFailed, Machine
 from mailsvc.storage import accounts
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
@@ -41,7 +41,7 @@ class AccountDirectory:
     async def resolve(self, address: Address, client: Client, size: int = 0) -> Destination:
         """See `mailsvc.smtp.seams.Directory`."""
         facts = await self._store.read(recipient_facts, address)
-        answer = judgement(facts, authenticated=client.login is not None)
+        answer = judgement(facts, authenticated=client.is_ours)
         if answer.is_error or facts.account is None:
             return Destination(refusal=answer)
         return Destination((facts.account,))
@@ -150,6 +150,14 @@ class AnySender:
 
     async def at_end(self, client: Client, header: bytes) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
+        return None
+
+
+class NoMachines:
+    """Everybody logs in."""
+
+    async def recognise(self, client: Client) -> Machine | None:
+        """See `mailsvc.smtp.seams.Machines`."""
         return None
 
 

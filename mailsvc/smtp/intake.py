@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -34,6 +34,7 @@ from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp import reporting
 from mailsvc.smtp.piping import give_to_programs, pipes
 from mailsvc.smtp.reporting import wants_report
+from mailsvc.smtp.results import results_field, without_forged
 from mailsvc.smtp.seams import Destination, Programs
 from mailsvc.smtp.trace import delivery_header, trace_header
 from mailsvc.storage import accounts, events, fullness, mailboxes
@@ -247,31 +248,40 @@ class Intake:
         trace_id = self._new_id()
         now = self._clock.seconds()
         trace = trace_header(envelope, hostname=self._hostname, trace_id=trace_id, now=now)
+        if envelope.origin.tls is not None:
+            trace = results_field(self._hostname, envelope.origin.tls.client) + trace
         wanted = pipes(destinations)
         if self._programs is not None and wanted:
             # A program cannot be asked to forget: what would refuse the message anyway is found out before.
             await self._look_ahead(destinations, wanted, reception, len(trace))
+            given = self._given(envelope, reception)
             refused = await give_to_programs(
                 self._programs,
                 wanted,
                 envelope,
                 trace_id=trace_id,
-                trace=trace,
-                message=reception.spool,
-                size=reception.scanner.size,
+                trace=trace + given.header,
+                message=cast(IO[bytes], given),  # nobody does more than seek and read
+                size=given.size - len(given.header),
             )
             if refused is not None:
                 raise NotTaken(refused)
         owner = fullness.Warner(self._hostname, self._new_id)
         report = reporting.Report(tuple(report_to), self._hostname, self._new_id) if wants_report(envelope) else None
-        job = _Job(
-            envelope, _deliveries(destinations), _limited(destinations), wanted, trace_id, now, trace, owner, report
-        )
+        deliveries, limited = _deliveries(destinations), _limited(destinations)
+        job = _Job(envelope, deliveries, limited, wanted, trace_id, now, trace, owner, report, self._hostname)
         try:
             await self._store.write(_store, job, reception.spool, reception.scanner)
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
         return trace_id
+
+    def _given(self, envelope: Envelope, reception: Reception) -> _Given:
+        """The message as programs get it: as it is stored."""
+        size = reception.scanner.header_size
+        reception.spool.seek(0)
+        header, _ = _unforged(reception.spool.read(size), envelope, self._hostname)
+        return _Given(reception.spool, size, header, reception.scanner.size - size + len(header))
 
     async def _look_ahead(
         self,
@@ -310,6 +320,33 @@ class _Job:
     trace: bytes
     warner: fullness.Warner
     report: reporting.Report | None
+    hostname: str
+
+
+class _Given:
+    """A file for programs: what lies behind the header in `spool`; `size` is that of header and body."""
+
+    def __init__(self, spool: SpooledTemporaryFile[bytes], start: int, header: bytes, size: int) -> None:
+        self.header = header
+        self.size = size
+        self._spool = spool
+        self._start = start
+
+    def seek(self, place: int) -> int:
+        """To `place` of the body."""
+        return self._spool.seek(self._start + place)
+
+    def read(self, octets: int = -1) -> bytes:
+        """The next octets of it."""
+        return self._spool.read(octets)
+
+
+def _unforged(header: bytes, envelope: Envelope, hostname: str) -> tuple[bytes, int]:
+    """The header without what others say in our name, and how many fields that were (RFC 8601 section 5)."""
+    if "LMTP" in envelope.origin.protocol:
+        # What is in front of us there is ours, and may have looked at the message in our name.
+        return header, 0
+    return without_forged(header, hostname)
 
 
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
@@ -350,12 +387,14 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     header, digest = _read_through(spool, scanner.header_size)
     owners = reporting.mailboxes_of(txn, job.deliveries)
     reporting.check_loop(header, job.deliveries, owners)
-    summary = summarise(header, size=scanner.size, sha256=digest)
+    body_at = len(header)
+    header, forged = _unforged(header, envelope, job.hostname)
+    summary = summarise(header, size=scanner.size - body_at + len(header), sha256=digest)
     trace = job.trace
-    if _continues_the_trace(spool, header):
+    if not body_at and _continues_the_trace(spool):
         # It would read as words of our own Received field; an empty line makes it what it is, a body without header.
         trace += b"\r\n"
-    spool.seek(len(header))
+    spool.seek(body_at)
     size = len(trace) + summary.size
     # Before, so that a message for a full mailbox costs no writing; and behind, when all that it takes is counted.
     fullness.refuse_beyond_quota(txn, job.limited, size)
@@ -384,13 +423,13 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
         )
         reporting.keep_wishes(txn, message_id, envelope)
     fullness.refuse_beyond_quota(txn, job.limited, 0)
-    events.record(txn, _story(txn, job, summary, message_id))
+    events.record(txn, _story(txn, job, summary, message_id, forged))
     if job.report is not None:
         reporting.store_report(txn, job.report, envelope, job.deliveries, header, job.trace_id, job.now)
     job.warner.after_delivery(txn, tuple(job.deliveries), size, job.now)
 
 
-def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None) -> Iterator[events.Entry]:
+def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None, forged: int) -> Iterator[events.Entry]:
     """What this transaction does, for `mailsvc why`: accepted, given to programs, delivered to each mailbox."""
     envelope = job.envelope
     origin = envelope.origin
@@ -405,8 +444,12 @@ def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None) -> 
             login="" if origin.login is None else str(origin.login),
             message_id_header=summary.message_id or "",
             recipient_count=len(envelope.recipients),
+            machine=origin.machine,
         )
     ]
+    if forged:
+        fields = f"{forged} Authentication-Results field{'' if forged == 1 else 's'}"
+        happened.append(Noted(f"{fields} in our name came with it, and went: we did not write that"))
     for pipe, recipient in job.pipes.items():
         happened.append(Noted(f"taken by {pipe.program}", tuple({str(pipe.address): 0, str(recipient): 0})))
     for account_id, recipient in job.deliveries.items():
@@ -415,7 +458,9 @@ def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None) -> 
     if envelope.release_at is not None:
         until = datetime.fromtimestamp(envelope.release_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         happened.append(Noted(f"nobody sees it before {until}, as its sender wants", (envelope.sender,)))
-    return (events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id) for event in happened)
+    for event in happened:
+        tls = origin.tls if isinstance(event, Accepted) else None
+        yield events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id, tls=tls)
 
 
 def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple[bytes, str]:
@@ -428,10 +473,10 @@ def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple
     return header, digest.hexdigest()
 
 
-def _continues_the_trace(spool: SpooledTemporaryFile[bytes], header: bytes) -> bool:
+def _continues_the_trace(spool: SpooledTemporaryFile[bytes]) -> bool:
     """Whether the message begins with white space: behind a header field that is a continuation (RFC 5322, 2.2.3)."""
     spool.seek(0)
-    return not header and spool.read(1) in (b" ", b"\t")
+    return spool.read(1) in (b" ", b"\t")
 
 
 def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:

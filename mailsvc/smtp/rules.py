@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mailsvc.gate.bodies import Bodies
-from mailsvc.smtp.defaults import AnySender, LogJournal, NoMemory, OpenGate
+from mailsvc.smtp.defaults import AnySender, LogJournal, NoMachines, NoMemory, OpenGate
 from mailsvc.smtp.intake import BodyLimits, Intake
 from mailsvc.smtp.modes import Mode
 from mailsvc.smtp.seams import (
@@ -14,6 +14,7 @@ from mailsvc.smtp.seams import (
     Directory,
     Gate,
     Journal,
+    Machines,
     Senders,
 )
 from mailsvc.wire.conversation import Patience
@@ -54,6 +55,7 @@ class Helpers:
     authenticator: Authenticator
     gate: Gate = field(default_factory=OpenGate)
     senders: Senders = field(default_factory=AnySender)
+    machines: Machines = field(default_factory=NoMachines)
     memory: ChannelMemory = field(default_factory=NoMemory)
     journal: Journal = field(default_factory=LogJournal)
     bodies: Bodies = field(default_factory=Bodies)

@@ -26,12 +26,21 @@ from mailsvc.mail.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that may hand in mail without a login, by its certificate: a relay client, its row id and label."""
+
+    id: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """Who is at the other end, as far as it is known now.
 
     ``session``: a random number, the same for all that happens in one connection.  ``listener``: the mode's name.
     ``peer``: IP address or "local".  ``helo``: its claim, "" before.  ``login``/``account``: who has authenticated and
-    the row id, None before.  ``credential``/``changed``: by what, see `mailsvc.accounts.realm.AccountId`.
+    the row id, None before.  ``credential``/``changed``: by what, see `mailsvc.accounts.realm.AccountId`.  ``machine``:
+    what sends without a login.
     """
 
     session: int
@@ -43,6 +52,12 @@ class Client:
     account: int | None = None
     credential: str = ""
     changed: float | None = None
+    machine: Machine | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is a user or a machine of ours."""
+        return self.login is not None or self.machine is not None
 
 
 # -- who gets mail ----------------------------------------------------------------------------------------------------
@@ -181,8 +196,16 @@ class Authenticator(Protocol):
         """An exchange by ``mechanism`` (upper case), or None when it is not offered: 504."""
 
 
+class Machines(Protocol):
+    """Knows which machines may hand in mail without a login."""
+
+    def recognise(self, client: Client) -> Awaitable[Machine | None]:
+        """The machine that ``client`` is, by its certificate; asked at each MAIL where a login is needed and there is
+        none.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""
+
+
 class Senders(Protocol):
-    """Knows as whom an account may send; asked only when somebody has logged in."""
+    """Knows as whom an account or a machine may send; asked only when there is one."""
 
     def at_mail(self, client: Client, reverse_path: Address | None) -> Awaitable[Reply | None]:
         """The refusal of MAIL FROM, or None.  Fails with `mailsvc.errors.TemporaryFailure`: 451."""

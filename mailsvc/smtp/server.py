@@ -59,8 +59,10 @@ from mailsvc.smtp.session import (
     after_login,
     after_mail,
     after_rcpt,
+    after_recognition,
     after_transaction,
     refusal,
+    wants_login,
 )
 from mailsvc.smtp.trace import peer_literal, protocol_keyword
 from mailsvc.smtp.transaction import Finisher, Transaction
@@ -165,12 +167,25 @@ class SMTPServer(SMTPConnection):
         self._commands += 1
         if self._commands > self._rules.commands:
             return _TOO_MANY_COMMANDS
+        if verb == "MAIL" and self._session.secured and wants_login(self._session):
+            try:
+                await self._recognise()
+            except TemporaryFailure as error:
+                self._journal.unavailable(self.client, "looking up a certificate", error)
+                return _TROUBLE
         refused = refusal(verb, argument, self._session)
         if refused is None and self._guard is not None:
             refused = await self._guard.command(self.client, verb, argument)
             if refused is not None:
                 self._journal.refused(self.client, verb, str(refused))
         return refused
+
+    async def _recognise(self) -> None:
+        """Who cannot log in may be a machine that need not; asked at each MAIL, so that none outlives its row."""
+        before, machine = self._session.machine, await self._helpers.machines.recognise(self.client)
+        self._session = after_recognition(self._session, machine)
+        if machine is not None and machine != before:
+            self._journal.noted(self.client, f"is the relay client {machine.label}, by its certificate")
 
     def lookupMethod(self, command: str) -> Callable[[str], Answer]:
         """The handler of a verb of the session table: ``do_VERB`` or ``ext_VERB``, as in the stock class."""
@@ -276,7 +291,7 @@ class SMTPServer(SMTPConnection):
         return _SENDER_OK
 
     async def _sender_refusal(self, mail: Mail) -> Reply | None:
-        if self._session.login is not None:
+        if self.client.is_ours:
             return await self._helpers.senders.at_mail(self.client, mail.reverse_path)
         if self._rules.mode.for_servers:
             return await self._helpers.memory.at_mail(self.client, mail.reverse_path)
@@ -409,7 +424,8 @@ class SMTPServer(SMTPConnection):
     def _origin(self, mail: Mail) -> Origin:
         session = self._session
         keyword = protocol_keyword(session, utf8=mail.smtputf8)
-        return Origin(self._peer, session.helo, keyword, self._facts, session.login, self._number)
+        machine = "" if session.machine is None else session.machine.label
+        return Origin(self._peer, session.helo, keyword, self._facts, session.login, self._number, machine)
 
     def do_RSET(self, argument: str) -> Reply:
         """RFC 5321 section 4.1.1.5."""

@@ -16,6 +16,7 @@ from enum import Enum
 from mailsvc.mail.address import Address
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.modes import Mode
+from mailsvc.smtp.seams import Machine
 
 
 class Phase(Enum):
@@ -30,7 +31,10 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the dialogue has established.  ``helo`` is the client's claim; ``esmtp``: it said EHLO."""
+    """What the dialogue has established.  ``helo`` is the client's claim; ``esmtp``: it said EHLO.
+
+    ``machine``: who sends without a login, as of the last MAIL.
+    """
 
     mode: Mode
     phase: Phase = Phase.START
@@ -41,6 +45,7 @@ class Session:
     account: int | None = None
     credential: str = ""
     changed: float | None = None
+    machine: Machine | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -117,9 +122,14 @@ def refusal(verb: str, argument: str, session: Session) -> Reply | None:
         return _out_of_order(verb, session)
     if verb == "AUTH" and not session.esmtp:
         return _EHLO_FIRST
-    if verb == "MAIL" and session.mode.requires_login and session.login is None:
+    if verb == "MAIL" and wants_login(session) and session.machine is None:
         return _LOGIN_FIRST
     return None
+
+
+def wants_login(session: Session) -> bool:
+    """Whether nobody may send here yet: a login is needed, and there was none."""
+    return session.mode.requires_login and session.login is None
 
 
 def _out_of_order(verb: str, session: Session) -> Reply:
@@ -152,7 +162,12 @@ def after_login(
     session: Session, login: Address, account: int, credential: str = "", changed: float | None = None
 ) -> Session:
     """AUTH succeeded; ``account`` is the row id of the account, the rest tells by what."""
-    return replace(session, login=login, account=account, credential=credential, changed=changed)
+    return replace(session, login=login, account=account, credential=credential, changed=changed, machine=None)
+
+
+def after_recognition(session: Session, machine: Machine | None) -> Session:
+    """The client's certificate was looked up at MAIL."""
+    return replace(session, machine=machine)
 
 
 def after_mail(session: Session) -> Session:

@@ -9,12 +9,16 @@ this software is told to the world.
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
-from mailsvc.mail.channel import TLSFacts
+from mailsvc.mail.channel import TLSFacts, certificate_parts
 from mailsvc.mail.envelope import Envelope
 from mailsvc.smtp.session import Session
+
+_FOLD = 76
+"""Characters of a line, where it can be folded."""
 
 
 def trace_header(envelope: Envelope, *, hostname: str, trace_id: str, now: float) -> bytes:
@@ -32,11 +36,21 @@ def trace_header(envelope: Envelope, *, hostname: str, trace_id: str, now: float
 
 
 def tls_clause(tls: TLSFacts) -> str:
-    """What is known of the channel, as one comment."""
+    """What is known of the channel and of the client's certificate, as one comment, folded."""
     group = f", group {tls.group}" if tls.group else ""
-    return (
-        f"(using {tls.version} with cipher {tls.cipher} ({tls.bits} bits){group};\r\n\tclient certificate: not asked)"
-    )
+    lines = [f"(using {tls.version} with cipher {tls.cipher} ({tls.bits} bits){group};", "client certificate:"]
+    for part in map(_in_comment, certificate_parts(tls.client)):
+        # A name may have 200 characters, twice as many when they are quoted: it gets a line of its own.
+        if len(lines[-1]) + len(part) < _FOLD:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return "\r\n\t".join(lines) + ")"
+
+
+def _in_comment(text: str) -> str:
+    """Printable ASCII as a part of a comment (RFC 5322 section 3.2.2): whose certificate it is must not end it."""
+    return re.sub(r"([()\\])", r"\\\1", text)
 
 
 def peer_literal(peer: str) -> str:

@@ -112,7 +112,7 @@ class Finisher:
 
     async def _refusal(self, reception: Reception, client: Client) -> Reply | None:
         refused = reception.verdict()
-        if refused is not None or client.login is None:
+        if refused is not None or not client.is_ours:
             return refused
         try:
             return await self.senders.at_end(client, reception.header())

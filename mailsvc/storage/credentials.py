@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound
 from mailsvc.storage.accounts import AccountRow, account
+from mailsvc.storage.identities import certificate_holds
 from mailsvc.storage.rows import Cursor, many, maybe, one
 
 VERIFIER = "scram-sha-256"
@@ -59,14 +60,19 @@ def login_facts(txn: Cursor, key: str) -> LoginFacts | None:
     return LoginFacts(row, None if verifier is None else verifier[0], tuple(passwords), changed)
 
 
-def still_holds(txn: Cursor, account_id: int, app_password: int | None, changed: float | None) -> bool:
+def still_holds(
+    txn: Cursor, account_id: int, app_password: int | None, changed: float | None, certificate: str = ""
+) -> bool:
     """Whether a login of before would still be let in: the account is there and not disabled, the app password not
-    revoked, the password (set at ``changed``, None: it is not ours to know) not another one."""
+    revoked, the key ``certificate`` neither, the password (set at ``changed``, None: it is not ours to know) not
+    another one."""
     row = maybe(txn.execute("SELECT disabled FROM account WHERE id = ?", (account_id,)))
     if row is None or row[0]:
         return False
     if app_password is not None:
         return any(each.id == app_password for each in _app_passwords(txn, account_id))
+    if certificate and not certificate_holds(txn, account_id, certificate):
+        return False
     return changed is None or _changed(txn, account_id) == changed
 
 

@@ -1,8 +1,9 @@
 """Devices as rows: which programs fetch an account's mail, what each has fetched and deleted, and when mail leaves.
 
-A device is a credential of an account: its password, or one of its app passwords.  In an account that deletes by device
-(`mailsvc user set ADDRESS --deletes device`) DELE is a mark of the one device, which does not see the message any more.
-The message leaves the maildrop when every device *in use* has marked it: one that has logged in since a certain time.
+A device is a credential of an account: its password, one of its app passwords or certificates.  In an account that
+deletes by device (`mailsvc user set ADDRESS --deletes device`) DELE is a mark of the one device, which does not see the
+message any more.  The message leaves the maildrop when every device *in use* has marked it: one that has logged in
+since a certain time.
 
 The hardest idea is who is asked, and when.  A device that nobody has heard of holds nothing back, so logins are noted
 in every account, also before it deletes by device; to the hour only, so that a login rarely writes.  In an account that
@@ -26,6 +27,7 @@ from mailsvc.mail.surrogate import Appearance
 from mailsvc.storage import events
 from mailsvc.storage.credentials import still_holds
 from mailsvc.storage.deleted import SLICE, Removal, remove
+from mailsvc.storage.identities import CREDENTIAL
 from mailsvc.storage.mailboxes import snapshot
 from mailsvc.storage.rows import Cursor, many, maybe, one
 from mailsvc.storage.surrogates import appearances
@@ -42,13 +44,14 @@ class LoginEnded(MailsvcError):
 class Device:
     """A credential that has logged in as an account: its name, and when its password was set (None: not ours to know).
 
-    `app_password` is the row id of the app password that it is, if it is one.
+    `app_password` is the row id of the app password that it is, `certificate` the fingerprint of the key, if it is one.
     """
 
     account_id: int
     credential: str
     app_password: int | None = None
     changed: float | None = None
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ def open_maildrop(txn: Cursor, device: Device, now: float) -> Opening:
 
 def note_login(txn: Cursor, device: Device, now: float) -> int:
     """Note that `device` has logged in, return its row id; `LoginEnded` when its credential is gone."""
-    if not still_holds(txn, device.account_id, device.app_password, device.changed):
+    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate):
         raise LoginEnded("the password was changed or revoked")
     (device_id,) = one(
         txn.execute(
@@ -134,7 +137,7 @@ def carry_out(txn: Cursor, device: Device, uids: Sequence[int], how: Removal, in
     An item that is gone already is not counted and no error.  `LoginEnded` when the login does not hold any more;
     nothing is deleted then.
     """
-    if not still_holds(txn, device.account_id, device.app_password, device.changed):
+    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate):
         raise LoginEnded("the password was changed or revoked")
     if not deletes_by_device(txn, device.account_id):
         removed = remove(txn, device.account_id, uids, how)
@@ -214,13 +217,15 @@ def devices(txn: Cursor, account_id: int) -> list[DeviceListing]:
     """The devices of an account, the one with the latest login first."""
     rows = many(
         txn.execute(
-            "SELECT device.credential, app_password.label, device.first_login, device.last_login,"
-            " COUNT(item.fetched), COUNT(item.deleted) FROM device"
+            "SELECT device.credential, COALESCE(app_password.label, known.label),"
+            " device.first_login, device.last_login, COUNT(item.fetched), COUNT(item.deleted) FROM device"
             " LEFT JOIN app_password ON app_password.id = device.app_password"
+            " LEFT JOIN account_certificate AS known ON ? || known.spki = device.credential"
             " LEFT JOIN device_item AS item ON item.device_id = device.id WHERE device.account_id = ?"
-            " GROUP BY device.id, device.credential, app_password.label, device.first_login, device.last_login"
+            " GROUP BY device.id, device.credential, app_password.label, known.label,"
+            " device.first_login, device.last_login"
             " ORDER BY device.last_login DESC, device.id",
-            (account_id,),
+            (CREDENTIAL, account_id),
         )
     )
     return [DeviceListing(*row) for row in rows]

@@ -16,8 +16,31 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mailsvc.mail.channel import (
+    NO_CERTIFICATE,
+    NOT_ASKED,
+    ClientCertificate,
+    Failed,
+    NoCertificate,
+    Resumed,
+    TLSFacts,
+    Verified,
+    why_failed,
+)
 from mailsvc.mail.event import Event, event_of, peer_key
 from mailsvc.storage.rows import Cursor, Row, many, one
+
+TLS_COLUMNS = (
+    "tls_version",
+    "tls_cipher",
+    "tls_bits",
+    "tls_group",
+    "client_certificate",
+    "client_subject",
+    "client_issuer",
+    "client_spki",
+    "client_reasons",
+)
 
 # `json.dumps` would make an encoder each time.
 _encoded = json.JSONEncoder(ensure_ascii=True, sort_keys=True).encode
@@ -28,7 +51,8 @@ class Entry:
     """An event with its circumstances.
 
     ``time`` is seconds since the epoch, ``session`` the number of the connection, ``peer`` the client's address;
-    ``number`` is the row's, 0 before it is written.
+    ``number`` is the row's, 0 before it is written.  ``tls``: what the handshake negotiated, for events that tell of
+    it; what is kept of that is columns, so that SQL can ask for it.
     """
 
     time: float
@@ -38,6 +62,7 @@ class Entry:
     trace_id: str | None = None
     message_id: int | None = None
     number: int = 0
+    tls: TLSFacts | None = None
 
 
 def record(txn: Cursor, entries: Iterable[Entry]) -> None:
@@ -45,8 +70,8 @@ def record(txn: Cursor, entries: Iterable[Entry]) -> None:
     for entry in entries:
         (number,) = one(
             txn.execute(
-                "INSERT INTO event (time, kind, session, peer, trace_id, message_id, detail)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO event (time, kind, session, peer, trace_id, message_id, detail,"
+                f" {', '.join(TLS_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?{', ?' * len(TLS_COLUMNS)}) RETURNING id",
                 (
                     entry.time,
                     entry.event.kind,
@@ -56,6 +81,7 @@ def record(txn: Cursor, entries: Iterable[Entry]) -> None:
                     entry.trace_id,
                     entry.message_id,
                     _encoded(entry.event.detail()),
+                    *_tls_values(entry.tls),
                 ),
             )
         )
@@ -82,7 +108,9 @@ def prune(txn: Cursor, *, before: float, keep: int, slice_of: int = 500) -> int:
     return removed
 
 
-_COLUMNS = "event.id, event.time, event.kind, event.session, event.peer, event.trace_id, event.message_id, event.detail"
+_COLUMNS = (
+    "event.id, event.time, event.kind, event.session, event.peer, event.trace_id, event.message_id, event.detail, "
+) + ", ".join(f"event.{name}" for name in TLS_COLUMNS)
 
 
 def by_trace(txn: Cursor, trace_id: str, *, since: float, limit: int) -> list[Entry]:
@@ -131,5 +159,52 @@ def _entries(txn: Cursor) -> list[Entry]:
 
 
 def _entry(row: Row) -> Entry:
-    number, time, kind, session, peer, trace_id, message_id, detail = row
-    return Entry(time, event_of(kind, json.loads(detail)), session, peer, trace_id, message_id, number)
+    number, time, kind, session, peer, trace_id, message_id, detail, *tls = row
+    event = event_of(kind, json.loads(detail))
+    return Entry(time, event, session, peer, trace_id, message_id, number, _tls_facts(*tls))
+
+
+def _tls_values(tls: TLSFacts | None) -> tuple[object, ...]:
+    """The columns of a channel; all NULL without TLS."""
+    if tls is None:
+        return (None,) * len(TLS_COLUMNS)
+    state, subject, issuer, spki, reasons = "not asked", None, None, None, None
+    match tls.client:
+        case NoCertificate():
+            state = "none"
+        case Verified():
+            state, subject, issuer, spki = "verified", tls.client.subject, tls.client.issuer, tls.client.spki
+        case Failed():
+            state, subject, issuer, spki = "failed", tls.client.subject, tls.client.issuer, tls.client.spki
+            reasons = _encoded(why_failed(tls.client))
+        case Resumed():
+            state, subject, spki = "resumed", tls.client.subject, tls.client.spki
+    return (tls.version, tls.cipher, tls.bits, tls.group, state, subject, issuer, spki, reasons)
+
+
+def _tls_facts(
+    version: str | None,
+    cipher: str | None,
+    bits: int | None,
+    group: str | None,
+    state: str | None,
+    subject: str | None,
+    issuer: str | None,
+    spki: str | None,
+    reasons: str | None,
+) -> TLSFacts | None:
+    """What `_tls_values` was made of, as far as it is kept; None for a row without TLS, or of another age."""
+    if version is None:
+        return None
+    client: ClientCertificate = NOT_ASKED
+    match state:
+        case "none":
+            client = NO_CERTIFICATE
+        case "verified":
+            client = Verified(subject or "", issuer or "", (), spki or "")
+        case "failed":
+            told = tuple(json.loads(reasons or "[]"))
+            client = Failed(told, subject or "", issuer or "", spki=spki or "", brief=told)
+        case "resumed":
+            client = Resumed(subject or "", spki or "")
+    return TLSFacts(version, cipher or "", bits or 0, group, None, client)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound
@@ -25,6 +25,9 @@ MOST_CERTIFICATES = 50
 """Of one account."""
 
 MOST_RELAY_CLIENTS = 1000
+
+CREDENTIAL = "certificate "
+"""The beginning of what a login by certificate is called (a device's credential); the fingerprint follows."""
 
 _SPKI = re.compile(r"[0-9a-f]{64}\Z")
 _ANY = "*"
@@ -153,6 +156,8 @@ def revoke_key(txn: Cursor, key: str, spki: str, now: float, subject: str = "") 
         raise MailsvcError(f"this key is not one of {key} but of another account; name that one")
     label, called = ("", subject) if known is None else known[1:]
     txn.execute("DELETE FROM account_certificate WHERE spki = ?", (checked,))
+    # It must not hold back mail that other devices have deleted.
+    txn.execute("DELETE FROM device WHERE account_id = ? AND credential = ?", (row.id, CREDENTIAL + checked))
     txn.execute(
         "INSERT INTO revoked_key (spki, whose, label, subject, revoked) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (spki) DO NOTHING",
@@ -235,7 +240,7 @@ def add_relay_client(txn: Cursor, label: str, spki: str, subject: str, senders: 
 def relay_clients(txn: Cursor) -> list[KnownCertificate]:
     """All machines, by their labels."""
     rows = many(txn.execute("SELECT id, label, spki, subject, created, last_used FROM relay_client ORDER BY label, id"))
-    return [KnownCertificate(*row, _senders(txn, row[0])) for row in rows]
+    return [replace(KnownCertificate(*row), senders=_senders(txn, row[0])) for row in rows]
 
 
 def remove_relay_client(txn: Cursor, label: str) -> None:
@@ -255,7 +260,7 @@ def relay_client(txn: Cursor, spki: str) -> KnownCertificate | None:
             (spki,),
         )
     )
-    return None if row is None else KnownCertificate(*row, _senders(txn, row[0]))
+    return None if row is None else replace(KnownCertificate(*row), senders=_senders(txn, row[0]))
 
 
 def note_relay_client(txn: Cursor, number: int, now: float) -> None:

@@ -1,0 +1,1 @@
+"""Looking at a mail server's TLS from outside, and saying what it is worth."""
