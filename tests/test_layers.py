@@ -30,6 +30,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
+        mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
         mailsvc.relay.replies mailsvc.mtasts.record mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
@@ -53,6 +54,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
+        mailsvc.storage.outbound
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
