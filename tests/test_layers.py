@@ -33,6 +33,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.replies mailsvc.relay.demands mailsvc.mtasts.record
         mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
+        mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -55,6 +56,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
+        mailsvc.storage.outbound
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """

@@ -183,9 +183,10 @@ DELETE_ORPHAN = (
     "DELETE FROM message WHERE id = ?"
     " AND NOT EXISTS (SELECT 1 FROM mailbox_item WHERE mailbox_item.message_id = message.id)"
     " AND NOT EXISTS (SELECT 1 FROM deleted_item WHERE deleted_item.message_id = message.id)"
+    " AND NOT EXISTS (SELECT 1 FROM outbound WHERE outbound.message_id = message.id)"
 )
 """Removes a message (its content follows by ON DELETE CASCADE) unless some maildrop still holds it, or held it and may
-have it back."""
+have it back, or it is still to go out."""
 
 
 def _account_id(txn: Cursor, key: str) -> int:
