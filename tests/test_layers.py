@@ -31,6 +31,7 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
+        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace
         mailsvc.relay.replies mailsvc.mtasts.record mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
@@ -54,7 +55,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
-        mailsvc.storage.outbound
+        mailsvc.storage.outbound mailsvc.storage.outbound_admin
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
@@ -67,6 +68,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints
+        mailsvc.relay.seams mailsvc.relay.settling
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
@@ -79,6 +81,7 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
+        mailsvc.relay.queue
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
