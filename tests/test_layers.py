@@ -50,6 +50,7 @@ LEVELS: dict[int, str] = {
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates mailsvc.storage.identities
+        mailsvc.storage.routes
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness

@@ -339,6 +339,17 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
+class Relaying:
+    """Mail that goes out."""
+
+    credentials_file: str = _setting(
+        "",
+        OptionalFile(),
+        "File with credentials for relays (TOML, a table [LABEL] for each), readable by its owner only.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What is in force. `Configuration()` is all defaults of one who is not root, named localhost."""
 
@@ -377,6 +388,7 @@ class Configuration:
     events: Events = field(default_factory=Events)
     delivery: Delivery = field(default_factory=Delivery)
     certificates: Certificates = field(default_factory=Certificates)
+    relay: Relaying = field(default_factory=Relaying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +424,21 @@ class Setting:
 
 
 SECTIONS: Mapping[
-    str, type[Listen | Smtp | Pop3 | Timeouts | Accounts | Limits | Gate | Downgrade | Events | Delivery | Certificates]
+    str,
+    type[
+        Listen
+        | Smtp
+        | Pop3
+        | Timeouts
+        | Accounts
+        | Limits
+        | Gate
+        | Downgrade
+        | Events
+        | Delivery
+        | Certificates
+        | Relaying
+    ],
 ] = {
     "listen": Listen,
     "smtp": Smtp,
@@ -425,6 +451,7 @@ SECTIONS: Mapping[
     "events": Events,
     "delivery": Delivery,
     "certificates": Certificates,
+    "relay": Relaying,
 }
 
 
