@@ -34,6 +34,7 @@ LEVELS: dict[int, str] = {
         mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
+        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -51,12 +52,13 @@ LEVELS: dict[int, str] = {
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates mailsvc.storage.identities
+        mailsvc.storage.routes
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
-        mailsvc.storage.outbound
+        mailsvc.storage.outbound mailsvc.storage.outbound_admin
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
@@ -69,6 +71,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
+        mailsvc.relay.seams mailsvc.relay.settling
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
@@ -82,6 +85,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
+        mailsvc.relay.queue
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,

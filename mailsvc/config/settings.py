@@ -361,6 +361,17 @@ class ListenerClients:
 
 
 @dataclass(frozen=True, slots=True)
+class Relaying:
+    """Mail that goes out."""
+
+    credentials_file: str = _setting(
+        "",
+        OptionalFile(),
+        "File with credentials for relays (TOML, a table [LABEL] for each), readable by its owner only.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ClientCertificates:
     """`ListenerClients` by listener."""
 
@@ -412,6 +423,7 @@ class Configuration:
     delivery: Delivery = field(default_factory=Delivery)
     certificates: Certificates = field(default_factory=Certificates)
     client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
+    relay: Relaying = field(default_factory=Relaying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,6 +474,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "delivery": Delivery,
     "certificates": Certificates,
     **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
+    "relay": Relaying,
 }
 
 

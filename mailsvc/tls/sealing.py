@@ -1,12 +1,12 @@
-"""Private keys that lie in a database: sealed with a key that does not.
+"""Private keys and passwords for relays that lie in a database: sealed with a key that does not.
 
 The sealing key is 32 random octets, written as 64 hexadecimal digits in a file of its own (`[certificates] key_file`)
 or given by systemd as the credential `certificate-key`.  A copy of the database, its backups and whoever can only read
 its rows get nothing; whoever has both has the private keys, and that is the whole of the promise.
 
-The hardest idea is what else is sealed: the row's name goes into the seal as associated data (AES-256-GCM, NIST SP
-800-38D), so a sealed key that is moved into another row does not open there.  Nonces are random: 96 bits are enough
-for far more seals than a mail service makes in its life (2^32 with one key).
+The hardest idea is what else is sealed: the row's name and what it is the name of (`Purpose`) go into the seal as
+associated data (AES-256-GCM, NIST SP 800-38D), so a sealed key that is moved into another row does not open there.
+Nonces are random: 96 bits are enough for far more seals than a mail service makes in its life (2^32 with one key).
 """
 
 from __future__ import annotations
@@ -46,21 +46,34 @@ class SealingKey:
         return hashlib.sha256(b"mailsvc sealing key\0" + self.octets).hexdigest()[:16]
 
 
-def seal(key: SealingKey, name: str, private: bytes) -> bytes:
-    """``private`` (the PEM text of a private key), sealed for the row called ``name``."""
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What rows of one kind seal: what binds a seal to the kind, and the words for people."""
+
+    binding: bytes
+    what: str
+    cure: str
+
+
+CERTIFICATE = Purpose(b"mailsvc certificate\0", "its private key", "import the certificate again")
+RELAY_LOGIN = Purpose(b"mailsvc relay login\0", "the secret of the credentials", "add the credentials again")
+
+
+def seal(key: SealingKey, name: str, private: bytes, purpose: Purpose = CERTIFICATE) -> bytes:
+    """``private`` (the PEM text of a private key, say), sealed for the row called ``name``."""
     nonce = os.urandom(_NONCE)
-    return _FORM + nonce + AESGCM(key.octets).encrypt(nonce, private, _bound_to(name))
+    return _FORM + nonce + AESGCM(key.octets).encrypt(nonce, private, _bound_to(name, purpose))
 
 
-def unseal(key: SealingKey, name: str, sealed: bytes) -> bytes:
+def unseal(key: SealingKey, name: str, sealed: bytes, purpose: Purpose = CERTIFICATE) -> bytes:
     """What `seal` was given.  Raises MailsvcError when it was another key, another name, or the seal is broken."""
     nonce, rest = sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :]
     if sealed[:1] != _FORM or len(rest) < 16:
-        raise MailsvcError("its private key was not sealed by this mailsvc; import the certificate again")
+        raise MailsvcError(f"{purpose.what} was not sealed by this mailsvc; {purpose.cure}")
     try:
-        return AESGCM(key.octets).decrypt(nonce, rest, _bound_to(name))
+        return AESGCM(key.octets).decrypt(nonce, rest, _bound_to(name, purpose))
     except InvalidTag:
-        raise MailsvcError("its private key is damaged or from another row; import the certificate again") from None
+        raise MailsvcError(f"{purpose.what} is damaged or from another row; {purpose.cure}") from None
 
 
 def sealing_key(key_file: Path | str, environ: Mapping[str, str]) -> SealingKey | None:
@@ -97,5 +110,5 @@ def make_key_file(path: Path) -> SealingKey:
     return key
 
 
-def _bound_to(name: str) -> bytes:
-    return b"mailsvc certificate\0" + name.encode("utf-8", "surrogatepass")
+def _bound_to(name: str, purpose: Purpose) -> bytes:
+    return purpose.binding + name.encode("utf-8", "surrogatepass")
