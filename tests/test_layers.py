@@ -31,6 +31,7 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
+        mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace
         mailsvc.relay.replies mailsvc.mtasts.record mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.tls.expiry
@@ -79,7 +80,9 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.tls.trust
+        mailsvc.relay.client
         mailsvc.pop3.mailbox mailsvc.pop3.server
+        mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
         mailsvc.relay.queue
