@@ -143,6 +143,7 @@ REQUIRED: dict[str, Group] = {
     },
     "TLS": {
         "Nothing behind the 220 of STARTTLS is read, on the client's side": "RFC 3207 section 4.2",
+        "A web client is cut off at its first line": "",
         "Downgrade memory: less than was shown is put off": "",
         "Downgrade memory: a stranger teaches nothing about others": "",
     },

@@ -34,6 +34,7 @@ LEVELS: dict[int, str] = {
         mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
+        mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
@@ -81,6 +82,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.tls.trust
+        mailsvc.relay.client
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics

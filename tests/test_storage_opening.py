@@ -21,6 +21,7 @@ from mailsvc.storage.database import Database, offline, problems_of
 from mailsvc.storage.dialect import Sqlite, dialect_of
 from mailsvc.storage.files import InstanceLock
 from mailsvc.storage.migrate import Upgrade
+from mailsvc.storage.opening import looking, pending
 from mailsvc.storage.rows import many
 from tests.storage_cases import ALICE, OfflineCase, add, content, count, deliver, spawn
 
@@ -259,6 +260,40 @@ class CommandLine(OfflineCase):
             modes = {os.stat(self.path + suffix).st_mode & 0o777 for suffix in ("", "-wal", "-shm")}
         self.assertEqual(modes, {0o600})
         self.successResultOf(database.close())
+
+    def test_one_state_while_others_write(self) -> None:
+        """What is looked at stays as it was, also when it was at rest and others begin to write."""
+        with self.transaction() as txn:
+            account = add(txn)
+            for number in range(50):
+                deliver(txn, b"x" * 5000, account, trace_id=f"before-{number}")
+        with looking(self.path) as txn:
+            first = count(txn, "message_content")
+            for number in range(5):
+                with self.transaction() as other:
+                    other.execute("DELETE FROM mailbox_item WHERE uid % 2")
+                    deliver(other, b"y" * 50000, account, trace_id=f"meanwhile-{number}")
+            self.assertEqual(count(txn, "message_content"), first)
+            self.assertEqual(content(txn, 1)[-5000:], b"x" * 5000)
+            self.assertEqual(many(txn.execute("PRAGMA integrity_check")), [("ok",)])
+            self.assertRaises(sqlite3.OperationalError, txn.execute, "DELETE FROM message")
+        self.assertEqual(os.listdir(os.path.dirname(self.path)), ["mail.sqlite3"])
+
+    def test_a_look_at_a_bad_moment(self) -> None:
+        """Somebody who begins to write makes the file seem damaged for one look; the next finds out."""
+        with self.transaction() as txn:
+            add(txn)
+        upgrades = migrate.shipped_upgrades()
+
+        class AtBadMoments(Sqlite):
+            looks = 0
+
+            def look(self) -> sqlite3.Connection:
+                self.looks += 1
+                return super().look() if self.looks > 2 else sqlite3.connect(__file__)
+
+        self.assertEqual(pending(AtBadMoments(self.path), upgrades), [])
+        self.assertRaises(sqlite3.DatabaseError, pending, Sqlite(__file__), upgrades)
 
     def test_open_to_others_is_closed(self) -> None:
         """A database that others could read is closed to them when a service opens it."""

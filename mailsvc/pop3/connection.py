@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailsvc.accounts.realm import Account
+from mailsvc.gate.manners import FOREIGN
 from mailsvc.journal import ConnectionJournal, Journal
 from mailsvc.mail.channel import NOT_ASKED, ClientCertificate
 from mailsvc.pop3.login import LoginDialogue
@@ -228,6 +229,10 @@ class POP3Connection(pop3.POP3):
             return says("commands")
         try:
             verb, arguments = parse_command(line)
+            if verb in FOREIGN:
+                self.conversation.write(self._octets(says("unknown")))
+                self._end("this is a mail server, not one of the Web")
+                return None
             refused = refusal(verb, len(arguments), self._state, secured=self._secured)
             if refused is not None:
                 return refused

@@ -61,7 +61,7 @@ class Outcome:
     ``text``: a sentence for people, printable ASCII, without a period.  ``code``: the server's, 0 when it is our own
     conclusion.  ``enhanced``: the status code of RFC 3463, never "".  ``host``: which server, "" before there was one.
     ``level`` and ``tls``: what the channel really was ("" without TLS); ``required``: what it had to be.
-    ``duplicate_possible``: the server may have the message although it is tried again.  ``reports``: the server has
+    ``duplicate_possible``: the server may have the message although it is tried again.  ``dsn``: the server has
     taken over what the sender wants to be told (DSN, RFC 3461 section 5.2.1), so that nothing is to be reported here.
     """
 
@@ -76,7 +76,6 @@ class Outcome:
     tls: str = ""
     duplicate_possible: bool = False
     dsn: bool = False
-    reports: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", safe_text(self.text, TEXT_LIMIT))
