@@ -101,6 +101,40 @@ def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], o
     )
 
 
+def relayed(trace_id: str, recipient: str, host: str, reply: str, channel: str) -> None:
+    """Another server took a message."""
+    log.info(
+        "{trace_id}: relayed to <{recipient}>, {host}, {channel}: {reply}",
+        trace_id=trace_id,
+        recipient=shown(recipient),
+        host=shown(host),
+        channel=channel,
+        reply=shown(reply, 500),
+    )
+
+
+def put_off(trace_id: str, recipient: str, why: str, pause: float, *, duplicate_possible: bool) -> None:
+    """A message could not be handed over, and is tried again."""
+    log.info(
+        "{trace_id}: put off for <{recipient}>, again in {pause:.0f} s{twice}: {why}",
+        trace_id=trace_id,
+        recipient=shown(recipient),
+        pause=pause,
+        twice=" (a duplicate is possible)" if duplicate_possible else "",
+        why=shown(why, 500),
+    )
+
+
+def given_up(trace_id: str, recipient: str, why: str) -> None:
+    """A message will not reach a recipient."""
+    log.warn(
+        "{trace_id}: given up for <{recipient}>: {why}",
+        trace_id=trace_id,
+        recipient=shown(recipient),
+        why=shown(why, 500),
+    )
+
+
 def program_ended(trace_id: str, alias: str, program: str, how: str, *, taken: bool) -> None:
     """A program that should get a message has ended."""
     write = log.info if taken else log.warn

@@ -20,13 +20,16 @@ from mailsvc.mail.event import (
     Disconnected,
     Dropped,
     Event,
+    GivenUp,
     HandshakeFailed,
     Injected,
     LoggedIn,
     LoginFailed,
     MaildropClosed,
     Noted,
+    PutOff,
     Refused,
+    Relayed,
     Secured,
     TurnedAway,
     Unavailable,
@@ -89,6 +92,25 @@ SENTENCES: list[tuple[Event, str]] = [
     ),
     (Delivered(A), "T: delivered to the mailbox of alice@example.org"),
     (Delivered(A, B), "T: delivered to the mailbox of alice@example.org, for bob@example.org"),
+    (
+        Relayed(B, "mx.example.net", "250 2.0.0 taken", 1, "encrypted, server name verified", "TLSv1.3 AES"),
+        "T: <bob@example.org> was taken by mx.example.net at the first attempt"
+        " (TLSv1.3 AES; encrypted, server name verified): 250 2.0.0 taken",
+    ),
+    (
+        PutOff(B, "mx.example.net", "RCPT TO", "450 later", 2, NOON + 600, duplicate_possible=True),
+        "T: <bob@example.org> was put off after 2 attempts (mx.example.net, at RCPT TO): 450 later;"
+        " next at 2026-11-20 12:10:00; it may arrive twice",
+    ),
+    (
+        PutOff(B, "", "connecting", "no route", 1, NOON),
+        "T: <bob@example.org> was put off at the first attempt (connecting): no route; next at 2026-11-20 12:00:00",
+    ),
+    (
+        GivenUp(B, "mx.example.net", "550 no such user", 1),
+        "T: <bob@example.org> was refused by mx.example.net at the first attempt: 550 no such user",
+    ),
+    (GivenUp(B, "", "too late", 40, True), "T: <bob@example.org> was given up after 40 attempts: too late"),
     (Noted("There is no relay yet."), "T: There is no relay yet."),
     (MaildropClosed(A, 1, 3), "mailbox of alice@example.org: 1 message fetched, 3 removed"),
     (

@@ -23,13 +23,16 @@ from mailsvc.mail.event import (
     Disconnected,
     Dropped,
     Event,
+    GivenUp,
     HandshakeFailed,
     Injected,
     LoggedIn,
     LoginFailed,
     MaildropClosed,
     Noted,
+    PutOff,
     Refused,
+    Relayed,
     Secured,
     TurnedAway,
     Unavailable,
@@ -95,6 +98,8 @@ def sentence(entry: Entry) -> str:
             return f"{entry.trace_id}: delivered to the mailbox of {mailbox}" + (
                 f", for {recipient}" if recipient else ""
             )
+        case Relayed() | PutOff() | GivenUp():
+            return f"{entry.trace_id}: {_went_out(entry.event)}"
         case Noted(text, _):
             return f"{entry.trace_id}: {text}" if entry.trace_id else text
         case MaildropClosed():
@@ -159,6 +164,24 @@ def _accepted(event: Accepted, trace_id: str | None) -> str:
         f", Message-ID {event.message_id_header}" if event.message_id_header else "",
     ]
     return "".join(parts)
+
+
+def _went_out(event: Relayed | PutOff | GivenUp) -> str:
+    secured = "; ".join(part for part in (event.tls, event.channel) if part)
+    channel = f" ({secured})" if secured else ""
+    tried = "at the first attempt" if event.attempts == 1 else f"after {event.attempts:,} attempts"
+    match event:
+        case Relayed():
+            return f"<{event.recipient}> was taken by {event.host} {tried}{channel}: {event.reply}"
+        case PutOff():
+            at = f"{event.host}, at {event.phase}" if event.host else event.phase
+            twice = "; it may arrive twice" if event.duplicate_possible else ""
+            again = _clock(event.again, with_date=True)
+            return f"<{event.recipient}> was put off {tried} ({at}){channel}: {event.why}; next at {again}{twice}"
+        case GivenUp():
+            by = f" by {event.host}" if event.host and not event.expired else ""
+            how = "was given up" if event.expired else f"was refused{by}"
+            return f"<{event.recipient}> {how} {tried}{channel}: {event.why}"
 
 
 def _maildrop(event: MaildropClosed) -> str:

@@ -220,6 +220,65 @@ class Delivered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed(Event):
+    """Another server took a message for ``recipient``: ``reply`` is what it said, ``attempts`` how many were made.
+
+    ``channel`` is what TLS proved and what it had to prove, in words; ``tls`` is version and cipher, "" without.
+    """
+
+    kind: ClassVar[str] = "relayed"
+    recipient: str
+    host: str
+    reply: str
+    attempts: int
+    channel: str = ""
+    tls: str = ""
+    seconds: float = 0.0
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self.recipient,)
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff(Event):
+    """A message could not be handed over, and is tried again at ``again`` (seconds since the epoch).
+
+    ``host`` is "" when none was reached, ``phase`` how far it came.  ``duplicate_possible``: it may have arrived.
+    """
+
+    kind: ClassVar[str] = "put off"
+    recipient: str
+    host: str
+    phase: str
+    why: str
+    attempts: int
+    again: float
+    channel: str = ""
+    tls: str = ""
+    duplicate_possible: bool = False
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self.recipient,)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp(Event):
+    """A message will not reach ``recipient``; ``expired``: after too long, and not because a server refused it."""
+
+    kind: ClassVar[str] = "given up"
+    recipient: str
+    host: str
+    why: str
+    attempts: int
+    expired: bool = False
+    channel: str = ""
+    tls: str = ""
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self.recipient,)
+
+
+@dataclass(frozen=True, slots=True)
 class Noted(Event):
     """A decision in words of ours that has no class of its own, about ``about``."""
 

@@ -81,7 +81,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One recipient of a report.  ``retry_until``: for a delay, when it will be given up, in seconds since the epoch."""
+    """One recipient of a report.  ``retry_until``: of a delay, when it will be given up, in seconds since the epoch."""
 
     action: Action
     row: OutboundRow
