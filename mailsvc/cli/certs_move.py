@@ -40,6 +40,7 @@ from mailsvc.cli.certs_common import (
     written_lines,
 )
 from mailsvc.cli.main import Common
+from mailsvc.cli.secret import note_of_key_file, sealing
 from mailsvc.errors import AlreadyExists, MailsvcError
 from mailsvc.storage.certificates import (
     CertificateRow,
@@ -50,7 +51,7 @@ from mailsvc.storage.certificates import (
 )
 from mailsvc.storage.database import offline
 from mailsvc.tls.ocsp import read_staple
-from mailsvc.tls.sealing import SealingKey, make_key_file, seal, sealing_key
+from mailsvc.tls.sealing import SealingKey, seal
 
 _PATH = click.Path(path_type=Path)
 _ROWS = click.option("--database", "in_rows", is_flag=True, help="In the database, not in a folder.")
@@ -241,26 +242,18 @@ def _into_rows(
     called = checked_name(called)
     place = Path(f"the certificate {called} in the database")
     chain, findings = judged(leaf, parts, place, now)
-    sealing, written, notes = _sealing(common)
-    sealed = seal(sealing, called, encode_key(key))
+    sealing_with, written, notes = _sealing(common)
+    sealed = seal(sealing_with, called, encode_key(key))
     with offline(common.database, create=True) as txn:
         if not replace and certificate(txn, called) is not None:
             raise AlreadyExists(f"{place}: exists already; --replace puts the new one in its place")
-        put_certificate(txn, CertificateRow(called, chain_pem(chain), sealed, sealing.name), time.time())
+        put_certificate(txn, CertificateRow(called, chain_pem(chain), sealed, sealing_with.name), time.time())
     return Made(chain, place, written, None, findings), [f"It is {place}.", *notes]
 
 
 def _sealing(common: Common) -> tuple[SealingKey, tuple[Written, ...], list[str]]:
-    """The key for private keys in rows; made when the configuration names a file that is not there yet."""
-    named = common.configuration.certificates.key_file
-    if named and not Path(named).exists():
-        made = make_key_file(Path(named))
-        note = f"Keep a copy of {named} apart from copies of the database: without it the rows are worth nothing."
-        return made, (Written(Path(named), PRIVATE, "a new key for private keys in the database"),), [note]
-    found = sealing_key(named, os.environ)
-    if found is None:
-        raise MailsvcError(
-            "there is no key for private keys in the database: name a file with [certificates] key_file in the "
-            "configuration (it is made when it does not exist), or give the systemd credential certificate-key"
-        )
-    return found, (), []
+    """The key for private keys in rows, the file that was made for it, and what must be known of that."""
+    found, made = sealing(common)
+    if made is None:
+        return found, (), []
+    return found, (Written(made, PRIVATE, "a new key for private keys in the database"),), [note_of_key_file(made)]

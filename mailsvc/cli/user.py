@@ -12,21 +12,17 @@ error, so that standard output holds the answer only.
 from __future__ import annotations
 
 import json
-import sys
 import time
-import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from getpass import GetPassWarning
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import click
 
-from mailsvc.accounts.passwords import LONGEST, PasswordRefused, hash_password
+from mailsvc.accounts.passwords import hash_password
 from mailsvc.cli.access import app_passwords, grant, keep_verifier, revoke_grant
 from mailsvc.cli.identity import certificates
 from mailsvc.cli.main import Common
+from mailsvc.cli.secret import new_secret, one_source, password_options
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.directory.quota import in_words, parse_size
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StartRefused
@@ -48,20 +44,6 @@ from mailsvc.storage.senders import check_sender, set_check_sender
 _JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
-def _password_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    stdin = click.option(
-        "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input, one line."
-    )
-    file = click.option(
-        "--password-file",
-        "file",
-        metavar="FILE",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Read the password from FILE, its first line.",
-    )
-    return stdin(file(command))
-
-
 @click.group()
 def user() -> None:
     """The people who have a mailbox."""
@@ -75,7 +57,7 @@ user.add_command(revoke_grant)
 
 @user.command()
 @click.argument("address")
-@_password_options
+@password_options
 @_JSON
 @click.pass_obj
 def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
@@ -85,12 +67,12 @@ def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_js
     """
     parsed = parse_address(address)
     parse_domain(parsed.domain)  # no address literal: it cannot be listed or removed as a domain
-    _one_source(from_stdin, file)
+    one_source(from_stdin, file)
     # Before anybody types a password for nothing; the insertion below is what decides.
     with suppress(StartRefused), offline(common.database, create=False) as txn:
         if account(txn, parsed.key) is not None:
             raise AlreadyExists(f"the account {parsed} exists already; `mailsvc user passwd` changes its password")
-    password = _new_password(parsed, from_stdin, file)
+    password = new_secret(f"Password for {parsed}", from_stdin, file)
     hashed = hash_password(password)
     scram = common.scram
     with offline(common.database, create=True) as txn:
@@ -109,7 +91,7 @@ def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_js
 
 @user.command()
 @click.argument("address")
-@_password_options
+@password_options
 @_JSON
 @click.pass_obj
 def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
@@ -118,9 +100,9 @@ def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as
     The old one is refused from the next login on. Without an option the new one is asked for, twice.
     """
     parsed = parse_address(address)
-    _one_source(from_stdin, file)
+    one_source(from_stdin, file)
     _must_exist(common, parsed)
-    password = _new_password(parsed, from_stdin, file)
+    password = new_secret(f"Password for {parsed}", from_stdin, file)
     hashed = hash_password(password)
     scram = common.scram
     with offline(common.database, create=False) as txn:
@@ -279,41 +261,3 @@ def _must_exist(common: Common, address: Address) -> None:
     with offline(common.database, create=False) as txn:
         if account(txn, address.key) is None:
             raise NotFound(f"there is no account {address}; `mailsvc user list` shows them")
-
-
-def _one_source(from_stdin: bool, file: Path | None) -> None:
-    if from_stdin and file is not None:
-        raise click.UsageError("--password-stdin and --password-file exclude each other")
-
-
-def _new_password(address: Address, from_stdin: bool, file: Path | None) -> str:
-    if from_stdin:
-        return _first_line(sys.stdin.buffer)
-    if file is not None:
-        with file.open("rb") as opened:
-            return _first_line(opened)
-    with warnings.catch_warnings():
-        # Without a terminal getpass would go on and show what is typed.
-        warnings.simplefilter("error", GetPassWarning)
-        try:
-            answer: str = click.prompt(
-                f"Password for {address}", hide_input=True, confirmation_prompt="The same again", err=True
-            )
-        except GetPassWarning:
-            raise MailsvcError(
-                "there is no terminal to ask for the password; use --password-stdin or --password-file FILE"
-            ) from None
-    return answer
-
-
-def _first_line(stream: BinaryIO) -> str:
-    """The first line, without exactly one line end (LF or CRLF); not much more of it than a password can hold."""
-    line = stream.readline(LONGEST + 3)
-    for end in (b"\r\n", b"\n"):
-        if line.endswith(end):
-            line = line[: -len(end)]
-            break
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise PasswordRefused("the password is not valid UTF-8; give it in UTF-8") from None
