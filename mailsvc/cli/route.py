@@ -1,59 +1,132 @@
-"""`mailsvc route explain`: step by step where an address leads, and what its sender would be told.
+"""`mailsvc route`: where mail goes, inside and out.
 
-It asks the same resolver on the same tables as the service does at RCPT, so that what it says is what happens; the
-settings that matter (our host name, programs) are those of `--config`.
+`route explain` tells the whole way of an address in words: through aliases to maildrops and programs, and for what
+leads elsewhere by which route, over which relays, and what the channel to each must be.  It asks the same functions on
+the same tables as the service does, so that what it says is what happens; the settings that matter (our host name,
+programs) are those of `--config`.  It asks no DNS and connects to nobody.
+
+The commands that change the table are in `mailsvc.cli.route_table`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from mailsvc.cli.main import Common
+from mailsvc.cli.route_table import add, credentials, list_routes, remove
 from mailsvc.directory import quota
-from mailsvc.directory.resolve import Resolution
+from mailsvc.directory.resolve import NOT_OURS, Resolution
 from mailsvc.directory.tables import Mailbox
 from mailsvc.errors import MailsvcError
-from mailsvc.mail.address import parse_address
+from mailsvc.mail.address import Address, parse_address
 from mailsvc.mail.reply import Reply
+from mailsvc.relay.logins import read_logins
+from mailsvc.relay.routes import Plan, relays_of
+from mailsvc.relay.url import Relay
 from mailsvc.storage.aliases import resolution
 from mailsvc.storage.database import offline
+from mailsvc.storage.routes import login_row, planned
+from mailsvc.storage.rows import Cursor
 
 
-@click.group()
+class _InOrder(click.Group):
+    """Commands in the order in which they are met, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
 def route() -> None:
     """Where mail goes."""
+
+
+for _command in (add, list_routes, remove, credentials):
+    route.add_command(_command)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How mail for one address elsewhere goes out; ``missing``: labels of credentials that are not there."""
+
+    recipient: Address
+    plan: Plan
+    missing: tuple[str, ...]
 
 
 @route.command()
 @click.argument("address")
 @click.option("--size", metavar="SIZE", help="Of a message of that size, like 10M: does it fit the quota?")
+@click.option("--from", "sender", metavar="ADDRESS", help="Of a message from that sender: routes may go by it.")
+@click.option("--account", metavar="ADDRESS", help="Of a message that this account hands in: routes may go by it.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 @click.pass_obj
-def explain(common: Common, address: str, size: str | None, as_json: bool) -> None:
-    """Show step by step where mail for ADDRESS leads."""
+def explain(
+    common: Common, address: str, size: str | None, sender: str | None, account: str | None, as_json: bool
+) -> None:
+    """Show step by step where mail for ADDRESS leads.
+
+    For mail that leaves this server: by which route, and what the channel must be.
+    """
     parsed = parse_address(address)
     octets = 0 if size is None else quota.parse_size(size)
     if octets is None:
         raise MailsvcError(f"{size} is no size; write it like 500K, 10M or 1G")
+    reverse = None if sender is None else parse_address(sender)
+    login = None if account is None else parse_address(account)
     configuration = common.in_force().configuration
     with offline(common.database, create=False) as txn:
-        found = resolution(txn, parsed, hostname=configuration.hostname, programs=configuration.delivery.pipes)
+        found = resolution(
+            txn, parsed, hostname=configuration.hostname, programs=configuration.delivery.pipes, relay=True
+        )
+        file = configuration.relay.credentials_file
+        ways = [_way(txn, remote, reverse, login, file) for remote in found.remotes]
     refusal = found.refusal or quota.refusal(found, octets)
     if as_json:
-        click.echo(json.dumps(_facts(found, refusal), indent=2))
+        click.echo(json.dumps(_facts(found, refusal, ways), indent=2))
         return
+    for line in _lines(found, refusal, ways):
+        click.echo(line)
+
+
+def _lines(found: Resolution, refusal: Reply | None, ways: list[_Way]) -> Iterator[str]:
     for step in found.steps:
-        click.echo(f"{'  ' * step.depth}{step.address} {step.text}")
+        yield f"{'  ' * step.depth}{step.address} {step.text}"
     if refusal is not None:
-        click.echo(f"Mail for {parsed} is refused: {refusal}")
-        return
-    click.echo(f"Mail for {parsed} goes to:")
-    for account in found.accounts:
-        click.echo(f"  {account.address} ({_fill(account)})")
-    for pipe in found.programs:
-        click.echo(f"  {pipe.program}")
+        yield f"Mail for {found.address} is refused: {refusal}"
+        if refusal is not NOT_OURS:
+            return
+        yield "From users who have logged in, and from relay clients, it is taken."
+    elif found.accounts or found.programs:
+        yield f"Mail for {found.address} goes to:"
+        for account in found.accounts:
+            yield f"  {account.address} ({_fill(account)})"
+        for pipe in found.programs:
+            yield f"  {pipe.program}"
+    for way in ways:
+        yield f"Mail for {way.recipient} goes out:"
+        for sentence in way.plan.steps:
+            yield f"  {sentence}"
+        for label in way.missing:
+            yield f"  but there are no credentials {label}: mail waits until there are"
+
+
+def _way(txn: Cursor, recipient: Address, sender: Address | None, login: Address | None, file: str) -> _Way:
+    plan = planned(txn, recipient, sender, login)
+    labels = dict.fromkeys(relay.label for relay in _relays(plan) if relay.label is not None)
+    in_file = read_logins(Path(file)) if file and labels else {}
+    missing = tuple(label for label in labels if label not in in_file and login_row(txn, label) is None)
+    return _Way(recipient, plan, missing)
+
+
+def _relays(plan: Plan) -> Iterator[Relay]:
+    for target in plan.targets:
+        yield from relays_of(target)
 
 
 def _fill(account: Mailbox) -> str:
@@ -62,7 +135,7 @@ def _fill(account: Mailbox) -> str:
     return f"{quota.in_words(account.used)} of {quota.in_words(account.quota)} used"
 
 
-def _facts(found: Resolution, refusal: Reply | None) -> dict[str, object]:
+def _facts(found: Resolution, refusal: Reply | None, ways: list[_Way]) -> dict[str, object]:
     return {
         "address": str(found.address),
         "steps": [{"address": step.address, "depth": step.depth, "text": step.text} for step in found.steps],
@@ -72,5 +145,15 @@ def _facts(found: Resolution, refusal: Reply | None) -> dict[str, object]:
         ],
         "programs": [list(pipe.program.argv) for pipe in found.programs],
         "remotes": [str(remote) for remote in found.remotes],
+        "out": [
+            {
+                "recipient": str(way.recipient),
+                "route": way.plan.route,
+                "steps": list(way.plan.steps),
+                "relays": [{"url": str(relay), "at_least": relay.required.name.lower()} for relay in _relays(way.plan)],
+                "missing_credentials": list(way.missing),
+            }
+            for way in ways
+        ],
         "refusal": None if refusal is None else str(refusal),
     }

@@ -75,13 +75,17 @@ class Resolution:
     is_reserved: bool
 
 
-def resolve(address: Address, tables: Tables, *, hostname: str = "", programs: bool = False) -> Resolution:
+def resolve(
+    address: Address, tables: Tables, *, hostname: str = "", programs: bool = False, relay: bool = False
+) -> Resolution:
     """Where ``address`` leads.
 
     ``hostname``: our own name, whose postmaster exists also when it is no domain of ours (``RCPT TO:<postmaster>``).
-    ``programs``: whether mail may be given to programs at all.
+    ``programs``: whether mail may be given to programs at all.  ``relay``: whether an alias may lead to other servers.
+    That is never a way out for strangers: an address whose own domain is not ours is refused all the same.
     """
     walk = _Walk(tables)
+    can = _Can(programs, relay)
     is_local = tables.domain(address.domain) is not None
     is_reserved = _is_reserved(address) and (
         is_local or (address.domain == hostname and address.name.casefold() == "postmaster")
@@ -91,31 +95,43 @@ def resolve(address: Address, tables: Tables, *, hostname: str = "", programs: b
     else:
         walk.run(address)
     if is_reserved:
-        _insist(walk, address, tables, programs)
+        _insist(walk, address, tables, can)
     return Resolution(
         address,
         tuple(walk.steps),
         tuple(sorted(walk.accounts.values(), key=lambda mailbox: (mailbox.address.key, mailbox.id))),
         tuple(sorted(walk.programs, key=lambda pipe: (pipe.address.key, pipe.program.argv))),
         tuple(walk.remotes[key] for key in sorted(walk.remotes)),
-        _refusal(walk, is_local=is_local, is_reserved=is_reserved, programs=programs),
+        _refusal(walk, can, is_local=is_local, is_reserved=is_reserved),
         is_local,
         is_reserved,
     )
 
 
-def _refusal(walk: _Walk, *, is_local: bool, is_reserved: bool, programs: bool) -> Reply | None:
+@dataclass(frozen=True, slots=True)
+class _Can:
+    """What there is besides maildrops."""
+
+    programs: bool
+    relay: bool
+
+    def reach(self, walk: _Walk) -> bool:
+        """Whether the walk has reached somebody."""
+        return bool(walk.accounts or (walk.programs and self.programs) or (walk.remotes and self.relay))
+
+
+def _refusal(walk: _Walk, can: _Can, *, is_local: bool, is_reserved: bool) -> Reply | None:
     if not is_local and not is_reserved:
         return NOT_OURS
-    if is_reserved and (walk.accounts or (walk.programs and programs)):
+    if is_reserved and can.reach(walk):
         return None
     if walk.too_far:
         return _TOO_FAR
-    if walk.remotes:
+    if walk.remotes and not can.relay:
         return NO_RELAY
-    if walk.programs and not programs:
+    if walk.programs and not can.programs:
         return _NO_PROGRAMS
-    if walk.accounts or walk.programs:
+    if can.reach(walk):
         return None
     return next((reason for reason in _WEIGHT if reason in walk.reasons), _UNKNOWN)
 
@@ -130,16 +146,16 @@ def following(address: Address, tables: Tables, *, alias: str = "") -> tuple[str
     return walk.opened, tuple(ask.address for ask in asks)
 
 
-def _insist(walk: _Walk, address: Address, tables: Tables, programs: bool) -> None:
+def _insist(walk: _Walk, address: Address, tables: Tables, can: _Can) -> None:
     """Find somebody who gets the mail of a reserved name; there is nobody only when there is no account at all."""
     for substitute, words in _substitutes(address.domain, tables):
-        if walk.accounts or (walk.programs and programs):
+        if can.reach(walk):
             return
         walk.note(address, 0, f"must always be deliverable: {words}, {substitute}")
         walk.run(substitute)
     # All of them lead astray, the oldest account too because an alias has its name: then the mailbox itself.
     last = tables.oldest(address.domain) or tables.oldest(None)
-    if last is not None and not walk.accounts and not (walk.programs and programs):
+    if last is not None and not can.reach(walk):
         walk.note(address, 0, f"must always be deliverable: the account {last.address} itself")
         walk.accounts[last.id] = last
 

@@ -23,7 +23,7 @@ from random import Random
 from typing import Protocol
 
 from mailsvc.mail.address import Address
-from mailsvc.relay.url import MX, Relay, RelayError, Scheme
+from mailsvc.relay.url import MX, Relay, RelayError, Scheme, Tls
 
 RELAYS_LIMIT = 20
 """Relays of one route."""
@@ -142,7 +142,7 @@ def plan(recipient: Address, sender: Address | None, account: Address | None, ta
             steps.append(f"there is no route {words}")
             continue
         steps.append(f"there is a route {words}")
-        targets = tuple(_targets(found, recipient.domain))
+        targets = tuple(targets_of(found, recipient.domain))
         steps += _told(targets)
         return Plan(tuple(steps), targets, found.name)
     targets = (ToMX(recipient.domain, MX),)
@@ -174,15 +174,18 @@ def parents(domain: str) -> Iterator[str]:
         yield domain
 
 
+def relays_of(target: Target) -> tuple[Relay, ...]:
+    """The relays of a target; of MX hosts the one value that says how to go there."""
+    return target.relays if isinstance(target, ToRelays) else (target.relay,)
+
+
 def target_in_words(target: Target) -> Sequence[str]:
     """What `target` means, a sentence without its full stop for each relay."""
-    if isinstance(target, ToMX):
-        domain = target.domain
-        if domain.startswith("["):
-            return [target.relay.in_words.replace("the MX hosts of the domain", f"the address {domain}", 1)]
-        return [target.relay.in_words.replace("of the domain", f"of {domain}", 1)]
-    if isinstance(target, ToBackup):
-        return [target.relay.in_words.replace("of the domain", f"of {target.domain}", 1)]
+    if not isinstance(target, ToRelays):
+        place = f"the address {target.domain}" if target.domain.startswith("[") else f"the MX hosts of {target.domain}"
+        words = target.relay.in_words.replace("the MX hosts of the domain", place, 1)
+        more = "; DANE, MTA-STS and what was seen before may demand more"
+        return [words if target.relay.tls is Tls.NEVER else words + more]
     if not target.by_weight:
         return [relay.in_words for relay in target.relays]
     total = sum(target.weights)
@@ -204,7 +207,8 @@ def _questions(domain: str, sender: Address | None, account: Address | None) -> 
     yield RouteKind.DEFAULT, "", "for everything else"
 
 
-def _targets(route: Route, domain: str) -> Iterator[Target]:
+def targets_of(route: Route, domain: str) -> Iterator[Target]:
+    """What a route means for mail to ``domain``, in the order in which it is tried."""
     if route.weights:
         yield ToRelays(route.relays, route.weights)
         return
