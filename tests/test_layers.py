@@ -72,7 +72,8 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
-        mailsvc.relay.seams mailsvc.relay.settling
+        mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
+        mailsvc.relay.settler
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
