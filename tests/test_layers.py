@@ -35,7 +35,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit
-        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace
+        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -73,7 +73,6 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
-        mailsvc.relay.settler
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
@@ -88,7 +87,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
-        mailsvc.relay.queue
+        mailsvc.relay.queue mailsvc.relay.settler
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
