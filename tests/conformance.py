@@ -167,6 +167,14 @@ REQUIRED: dict[str, Group] = {
         "UTF8: before it, an internationalised message is downgraded": "RFC 6856 section 2.1, RFC 6857",
         "LIST and STAT say the size that RETR sends": "RFC 1939 section 11, RFC 6856 section 2.1",
     },
+    "Mail that goes out": {
+        "Relay URLs: the table of schemes": "",
+        "Relay URLs: no credentials where the channel may be plain": "RFC 4954 section 4",
+        "Relay URLs: none yields less than its scheme promises": "",
+        "Routes: the most particular decides": "",
+        "Credentials for relays: sealed in the database": "",
+        "Credentials for relays: a file that others can read is refused": "",
+    },
     "Trace": {
         "Received, with the keyword of the protocol": "RFC 5321 section 4.4, RFC 3848, RFC 6531 section 4.3",
         "Return-Path": "RFC 5321 section 4.4",

@@ -160,7 +160,8 @@ class RouteTests(DirectoryCase):
         facts = json.loads(self.succeed("route", "explain", TEAM, "--json"))
         self.assertEqual(facts["accounts"], [{"address": ALICE, "used": 0, "quota": None}])
         self.assertEqual((facts["programs"], facts["remotes"]), ([["/bin/cat"]], ["x@example.net"]))
-        self.assertEqual(facts["refusal"], "550 5.7.1 relaying is not configured")
+        self.assertEqual(facts["refusal"], "550 5.7.1 delivery to programs is not configured")
+        self.assertEqual([way["recipient"] for way in facts["out"]], ["x@example.net"])
         self.assertEqual([step["depth"] for step in facts["steps"]], [0, 1, 1])
 
     def test_size(self) -> None:

@@ -53,7 +53,7 @@ class TableTests(SynchronousTestCase):
     def test_each_scheme(self) -> None:
         """Scheme, default ports, how TLS begins, and the least that the channel must be.
 
-        Rule: relay URLs
+        Rule: Relay URLs: the table of schemes
         """
         for text, ways, tls, required in (
             ("smtp+tls://h", (Way(25, Tls.TRY),), Tls.TRY, Level.PLAIN),
@@ -124,7 +124,7 @@ class RefusedTests(SynchronousTestCase):
     def test_a_promise_that_is_not_kept(self) -> None:
         """No password, check or pin where the channel may be plain text all the same.
 
-        Rule: no credentials in clear
+        Rule: Relay URLs: no credentials where the channel may be plain
         """
         for scheme in ("smtp+tls://", "smtp://", "lmtp://", "backup://"):
             self.assertIn("no password", self.refused(f"{scheme}isp@mail.example.org"))
@@ -153,7 +153,7 @@ class RefusedTests(SynchronousTestCase):
             ("tls://h/path", "no host name"),
             ("tls://-x", "no host name"),
             ("tls://h#x", "no host name"),
-            ("lmtp:///run/" + 100 * "x", "107 octets"),
+            ("lmtp:///run/" + 104 * "x", "107 octets"),
             ("http://h", "no scheme"),
             ("mail.example.org", "begins with"),
             ("tls://h\r\nX: y", "control character"),
@@ -186,7 +186,7 @@ class Properties(SynchronousTestCase):
     def test_none_yields_less_than_its_scheme(self, relay: Relay) -> None:
         """Where TLS is guaranteed nothing may be plain; where it is not nothing is shown or promised that needs it.
 
-        Rule: a URL never yields less than it promises
+        Rule: Relay URLs: none yields less than its scheme promises
         """
         if relay.scheme in GUARANTEED:
             self.assertGreaterEqual(relay.required, Level.ENCRYPTED)

@@ -303,6 +303,8 @@ def _split_host(scheme: Scheme, rest: str) -> tuple[str, int]:
             host = str(ipaddress.IPv6Address(host if "%" not in host else ""))
         except ValueError:
             raise RelayError(f"{scheme.value}://: what stands in brackets is no IPv6 address") from None
+    elif rest.count(":") > 1:
+        raise RelayError(f"{scheme.value}://: an IPv6 address is written in brackets, and a port is a number")
     else:
         host, colon, port = rest.partition(":")
         host = _host(scheme, host)
@@ -310,8 +312,7 @@ def _split_host(scheme: Scheme, rest: str) -> tuple[str, int]:
     if port is None:
         return host, _PORTS[scheme]
     if not _PORT.match(port) or not 0 < int(port) < 65536:
-        cure = "; an IPv6 address is written in brackets" if ":" in port else ""
-        raise RelayError(f"{scheme.value}://{host}: the port must be a number from 1 to 65535{cure}")
+        raise RelayError(f"{scheme.value}://{_bracketed(host)}: the port must be a number from 1 to 65535")
     return host, int(port)
 
 
