@@ -33,8 +33,9 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.replies mailsvc.relay.demands mailsvc.mtasts.record
         mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
-        mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins
-        mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit
+        mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins mailsvc.relay.srs
+        mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
+        mailsvc.relay.opening mailsvc.relay.delivery
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
@@ -53,7 +54,7 @@ LEVELS: dict[int, str] = {
     2: """
         mailsvc.storage.rows mailsvc.storage.dialect mailsvc.storage.files mailsvc.storage.migrate
         mailsvc.storage.credentials mailsvc.storage.senders mailsvc.storage.certificates mailsvc.storage.identities
-        mailsvc.storage.routes
+        mailsvc.storage.routes mailsvc.storage.forwarding
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
@@ -81,8 +82,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
-        mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.tls.trust
-        mailsvc.relay.client
+        mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
+        mailsvc.relay.client mailsvc.relay.stream
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics

@@ -51,6 +51,24 @@ def decode_xtext(text: str) -> str:
     return decoded
 
 
+def encode_xtext(text: str) -> str:
+    """Printable ASCII as xtext (section 4).  Raises ValueError for anything else."""
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("xtext is made of printable ASCII")
+    return re.sub(r"[ +=]", lambda found: f"+{ord(found[0]):02X}", text)
+
+
+def encode_original(original: str) -> str:
+    """An `original_recipient` as ORCPT writes it, in ASCII (RFC 6533 section 3: utf-8-addr-xtext)."""
+    kind, _, address = original.partition(";")
+    if kind.lower() != "utf-8":
+        return f"{kind};{encode_xtext(address)}"
+    return f"{kind};" + "".join(
+        char if char.isascii() and char.isprintable() and char not in " +=\\" else f"\\x{{{ord(char):02X}}}"
+        for char in address
+    )
+
+
 def envelope_id(value: str | None) -> str:
     """ENVID."""
     if not value or len(value) > ENVELOPE_ID_LIMIT:

@@ -1,8 +1,7 @@
 """What became of one recipient in one attempt: a value that the queue, the reports and the events are made from.
 
-Pure.  Making one is left to `mailsvc.relay.dialogue` and `mailsvc.relay.client`, which saw it happen; when to try again
-is `mailsvc.relay.schedule`'s, whether another host is tried `mailsvc.relay.attempt`'s (`Outcome.elsewhere` is the advice
-for it).
+Pure.  Making one is left to `mailsvc.relay.delivery` and `mailsvc.relay.client`, which saw it happen; when to try again
+is `mailsvc.relay.schedule`'s, whether another host is tried `mailsvc.relay.attempt`'s (`Outcome.elsewhere` is advice).
 
 The hardest idea is what a failure means.  Only a server that answered a command about *this* mail with 5xx makes it
 permanent (RFC 5321 section 4.2.1).  Whatever happened to the connection, to TLS or to our login is temporary: it is
@@ -43,6 +42,7 @@ class Phase(Enum):
     HELLO = "EHLO"
     TLS = "TLS"
     AUTH = "AUTH"
+    RESET = "RSET"
     MAIL = "MAIL FROM"
     RCPT = "RCPT TO"
     DATA = "DATA"

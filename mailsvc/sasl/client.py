@@ -22,8 +22,8 @@ import secrets
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 
-import scramp
-import scramp.utils
+import scramp  # type: ignore[import-untyped]
+import scramp.utils  # type: ignore[import-untyped]
 
 from mailsvc.errors import MailsvcError
 from mailsvc.sasl.base64 import decode
@@ -77,11 +77,10 @@ def choices(offered: Collection[str], secret: Secret, *, binding: bytes | None) 
 def _usable(secret: Secret, binding: bytes | None) -> Iterator[str]:
     if secret.certificate:
         yield "EXTERNAL"
-    if secret.password:
-        if not secret.authzid:  # an authzid is PLAIN's and EXTERNAL's here
-            if binding is not None:
-                yield "SCRAM-SHA-256-PLUS"
-            yield "SCRAM-SHA-256"
+    if secret.password and not secret.authzid:  # an authzid is PLAIN's and EXTERNAL's here
+        if binding is not None:
+            yield "SCRAM-SHA-256-PLUS"
+        yield "SCRAM-SHA-256"
     if secret.token:
         yield "XOAUTH2"
     if secret.password:
@@ -194,7 +193,7 @@ def _scram(mechanism: str, secret: Secret, binding: bytes | None, nonce: str | N
         raise LoginFailed("SCRAM: the server's nonce does not continue ours")
     if not LEAST_ROUNDS <= rounds <= MOST_ROUNDS:
         raise LoginFailed(
-            f"SCRAM: the server wants {rounds} rounds of hashing; {LEAST_ROUNDS} to {MOST_ROUNDS} are done"
+            f"SCRAM: the server wants {rounds} rounds of hashing; {LEAST_ROUNDS} to {MOST_ROUNDS} are taken"
         )
     salted = hashlib.pbkdf2_hmac("sha256", _prepared(secret.password), _decoded(match["salt"]), rounds)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
