@@ -409,6 +409,10 @@ class MemoryStore:
         for _ in range(min(many, len(self._waiting))):
             self._waiting.popleft()()
 
+    def forget(self) -> None:
+        """What is held is never done: whoever wanted it is dead."""
+        self._waiting.clear()
+
     def now(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of a cursor at once, for a test's own use."""
         return fn(cast(Cursor, self.connection.cursor()), *args, **kwargs)
