@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": "See what is wrong with this service, and how to mend it.",
     "domain": "The domains for which mail is taken.",
     "mailbox": "What lies in a mailbox.",
+    "queue": "Mail that waits to go out.",
     "probe": "See what a server's TLS is worth, another's or our own.",
     "relay-client": "Machines that hand in mail without a login.",
     "route": "Where mail goes.",

@@ -369,6 +369,41 @@ class Relaying:
         OptionalFile(),
         "File with credentials for relays (TOML, a table [LABEL] for each), readable by its owner only.",
     )
+    daily_recipients: int = _setting(
+        0,
+        Whole("recipients", 0, 10**9),
+        "To how many recipients elsewhere an account may write on one day (UTC); 0 is no limit.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Queueing:
+    """The queue of mail that goes out: when it is tried again, and how much at a time."""
+
+    first_retry: float = _setting(300.0, Seconds(60, _DAY), "Pause after the first failed attempt; it doubles.")
+    longest_retry: float = _setting(14_400.0, Seconds(60, 7 * _DAY), "The longest pause between two attempts.")
+    delayed_after: float = _setting(
+        14_400.0, Seconds(0, 366 * _DAY), "When the sender is told that it takes long; 0 is never."
+    )
+    give_up_after: float = _setting(
+        5 * _DAY,
+        Seconds(60, 366 * _DAY),
+        "When mail that cannot be handed over goes back to its sender.",
+        advised=(4 * _DAY, "RFC 5321 section 4.5.4.1"),
+    )
+    connections: int = _setting(100, Whole("connections", 1, 10000), "Connections to other servers at a time.")
+    per_destination: int = _setting(
+        20, Whole("connections", 1, 10000), "Connections to one destination at a time; it begins with 5."
+    )
+    recipients: int = _setting(
+        100,
+        Whole("recipients", 1, 100000),
+        "Recipients of one message in one connection.",
+        advised=(100, "RFC 5321 section 4.5.3.1.8"),
+    )
+    in_memory: int = _setting(
+        2000, Whole("recipients", 10, 1000000), "Recipients whose turn comes next, in the memory of the service."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +459,7 @@ class Configuration:
     certificates: Certificates = field(default_factory=Certificates)
     client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
     relay: Relaying = field(default_factory=Relaying)
+    queue: Queueing = field(default_factory=Queueing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +511,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "certificates": Certificates,
     **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
     "relay": Relaying,
+    "queue": Queueing,
 }
 
 
