@@ -61,6 +61,8 @@ from mailsvc.pop3.rendering import Workarounds
 from mailsvc.pop3.rules import Helpers as POP3Helpers
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
+from mailsvc.relay.queue import Queue, QueueRules
+from mailsvc.relay.schedule import Schedule
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.defaults import NoMemory
@@ -255,13 +257,14 @@ def _assemble(
     return service
 
 
-def _affordable(connections: int, descriptors: Callable[[int], int] = descriptors) -> int:
-    """How many connections there can be without taking the database's and the spool's descriptors.
+def _affordable(connections: int, descriptors: Callable[[int], int] = descriptors, *, outgoing: int = 0) -> int:
+    """How many connections there can be without taking the descriptors of the database, the spool and outgoing mail.
 
     Without this one client could open connections until no message can be stored, for anybody.
     """
-    wanted = connections * _DESCRIPTORS_OF_A_SESSION + _DESCRIPTORS_OF_THE_SERVICE
-    affordable = (descriptors(wanted) - _DESCRIPTORS_OF_THE_SERVICE) // _DESCRIPTORS_OF_A_SESSION
+    others = _DESCRIPTORS_OF_THE_SERVICE + outgoing
+    wanted = connections * _DESCRIPTORS_OF_A_SESSION + others
+    affordable = (descriptors(wanted) - others) // _DESCRIPTORS_OF_A_SESSION
     if affordable >= connections:
         return connections
     affordable = max(1, affordable)
@@ -378,6 +381,24 @@ def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> 
     )
 
 
+def queue_rules(configuration: Configuration) -> QueueRules:
+    """What the queue may do."""
+    settings = configuration.queue
+    return QueueRules(
+        Schedule(
+            first=settings.first_retry,
+            longest=max(settings.first_retry, settings.longest_retry),
+            delayed=settings.delayed_after,
+            keep=settings.give_up_after,
+        ),
+        at_once=settings.connections,
+        per_destination=settings.per_destination,
+        recipients=settings.recipients,
+        rows=settings.in_memory,
+        shutdown=configuration.timeouts.shutdown,
+    )
+
+
 class _TLSFactory(TLSMemoryBIOFactory):
     """Implicit TLS around a factory that may turn a connection away, which the stock wrapper does not foresee."""
 
@@ -419,6 +440,7 @@ class MailService(MultiService):
         certificates: LiveCertificates,
         trust: LiveTrust,
         housekeeper: Housekeeper,
+        queue: Queue | None = None,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -432,6 +454,7 @@ class MailService(MultiService):
         self._certificates = certificates
         self._trust = trust
         self._housekeeper = housekeeper
+        self._queue = queue
         self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
@@ -463,6 +486,8 @@ class MailService(MultiService):
         self._checker.start()
         self._journal.start()
         self._housekeeper.start()
+        if self._queue is not None:
+            self._queue.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self._certificates.start)
         self._reactor.callWhenRunning(self._trust.start)
@@ -475,6 +500,8 @@ class MailService(MultiService):
         """While stopping: wait for no session any more."""
         self._sessions.abort()
         self._programs.stop()
+        if self._queue is not None:
+            self._queue.hurry()
 
     def reload(self) -> None:
         """Look at the certificates now, ours and the CAs of our clients."""
@@ -494,6 +521,9 @@ class MailService(MultiService):
         await self._certificates.stop()
         await self._trust.stop()
         await self._housekeeper.stop()
+        # Behind the sessions, of which some wait for the first attempt of what they have submitted.
+        if self._queue is not None:
+            await self._queue.stop()
         # What the last sessions did is told too.
         await self._journal.stop()
         await self.database.close()
