@@ -196,12 +196,18 @@ def _assemble(
     limits = configuration.limits
     trusted = TrustedNetworks(limits.trusted)
     places = Places(Shares(limits.per_address, limits.per_network, trusted))
-    sessions = Sessions(_affordable(limits.connections), network, places)
+    sessions = Sessions(_affordable(limits.connections, outgoing=configuration.queue.connections), network, places)
     delivery = configuration.delivery
     programs = Programs(
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
     )
-    intake = Intake(database, reactor, configuration.hostname, programs=programs)
+    intake = Intake(
+        database,
+        reactor,
+        configuration.hostname,
+        programs=programs,
+        daily_recipients=configuration.relay.daily_recipients,
+    )
     pop = configuration.pop3
     maildrops = Maildrops(
         database,
@@ -211,7 +217,7 @@ def _assemble(
     )
     kept = configuration.events
     journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
-    directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
+    directory = TableDirectory(database, reactor, configuration.hostname, programs=delivery.pipes)
     owners = CertificateOwners(database, reactor, lambda: trust.vouching)
     engine = _authenticator(configuration, database, checker, portal, owners, reactor)
     admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)

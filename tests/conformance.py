@@ -168,6 +168,13 @@ REQUIRED: dict[str, Group] = {
         "LIST and STAT say the size that RETR sends": "RFC 1939 section 11, RFC 6856 section 2.1",
     },
     "Mail that goes out": {
+        "Relaying for strangers is refused": "RFC 5321 section 7.9",
+        "Submission: to recipients elsewhere": "RFC 6409 section 3",
+        "A limit of recipients elsewhere a day": "",
+        "SRS: a bounce finds its way back": "",
+        "SRS: strangers cannot make an address": "",
+        "SRS: bounces are forwarded": "",
+        "Loop detection of forwarded mail": "RFC 9228 section 4",
         "Relay URLs: the table of schemes": "",
         "Relay URLs: no credentials where the channel may be plain": "RFC 4954 section 4",
         "Relay URLs: none yields less than its scheme promises": "",

@@ -522,7 +522,7 @@ class MailHost:
         self.intake = Intake(
             self.store, self.reactor, HOSTNAME, programs=self.programs, new_id=lambda: f"ID{next(numbers)}"
         )
-        directory = TableDirectory(self.store, HOSTNAME, programs=True)
+        directory = TableDirectory(self.store, self.reactor, HOSTNAME, programs=True)
         self.helpers = Helpers(self.intake, directory, PasswordAuthenticator(self._portal))
         self.cut = cut
         self.add_user(ALICE)

@@ -25,7 +25,7 @@ class PostmasterTests(SynchronousTestCase):
         self.clock.advance(1_795_176_000)
         self.store = MemoryStore(self.clock)
         self.addCleanup(self.store.connection.close)
-        directory = TableDirectory(self.store, HOSTNAME, programs=False)
+        directory = TableDirectory(self.store, self.clock, HOSTNAME, programs=False)
         self.to = ToPostmaster(Intake(self.store, self.clock, HOSTNAME), directory, HOSTNAME)
 
     def test_nobody(self) -> None:

@@ -4,8 +4,8 @@ Works on the database, not on the service: what is changed here holds from the n
 `mailsvc.directory.resolve`'s affair, the rows are `mailsvc.storage.aliases`.
 
 The hardest idea is what to refuse.  A loop is refused, because nobody can mean it.  All else that will not work *now*
-(a target without an account, one elsewhere while there is no relay, a program while they are switched off) is taken
-with a warning: people set things up in any order.
+(a target without an account, a program while they are switched off) is taken with a warning: people set things up in
+any order.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _warnings(txn: Cursor, address: Address, added: list[Target], *, pipes: bool
             if not pipes:
                 yield "programs get no mail until the configuration says pipes = true in its section [delivery]"
         elif tables.domain(target.domain) is None:
-            yield f"{target} is elsewhere: mail for {address} is refused until there is a relay"
+            continue  # other servers know for themselves
         elif (refusal := resolution(txn, target).refusal) is not None and refusal.code == 451:
             yield f"{target} leads too far: mail for {address} is put off"
         elif refusal is not None:

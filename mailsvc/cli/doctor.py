@@ -126,6 +126,7 @@ def _database(configuration: Configuration) -> Iterator[Check]:
         yield Check("postmaster", "warning", text)
     else:
         reached = [str(mailbox.address) for mailbox in to.accounts] + [str(pipe.program) for pipe in to.programs]
+        reached += map(str, to.remotes)
         yield Check("postmaster", "ok", printable(f"mail for {postmaster} goes to {', '.join(reached)}"))
 
 

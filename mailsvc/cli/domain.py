@@ -17,6 +17,7 @@ import click
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.directory.quota import in_words, parse_size
+from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.directory.tables import DomainRules
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.mail.address import Address, parse_address, parse_domain
@@ -117,7 +118,7 @@ def set_rules(common: Common, /, name: str, as_json: bool, **wanted: str | None)
         warnings = []
         for address in (rules.catch_all, rules.postmaster):
             refusal = None if address is None else resolution(txn, address).refusal
-            if refusal is not None:
+            if refusal is not None and refusal is not NOT_OURS:
                 warnings.append(f"{address} gets no mail now ({refusal}); `mailsvc route explain` shows why")
     if as_json:
         click.echo(json.dumps({**_facts(rules), "warnings": warnings}))

@@ -11,6 +11,7 @@ The commands that change the table are in `mailsvc.cli.route_table`.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ from mailsvc.mail.reply import Reply
 from mailsvc.relay.logins import read_logins
 from mailsvc.relay.routes import Plan, relays_of
 from mailsvc.relay.url import Relay
-from mailsvc.storage.aliases import resolution
 from mailsvc.storage.database import offline
+from mailsvc.storage.forwarding import led
 from mailsvc.storage.routes import login_row, planned
 from mailsvc.storage.rows import Cursor
 
@@ -81,9 +82,8 @@ def explain(
     login = None if account is None else parse_address(account)
     configuration = common.in_force().configuration
     with offline(common.database, create=False) as txn:
-        found = resolution(
-            txn, parsed, hostname=configuration.hostname, programs=configuration.delivery.pipes, relay=True
-        )
+        pipes = configuration.delivery.pipes
+        found = led(txn, parsed, hostname=configuration.hostname, programs=pipes, now=time.time())
         file = configuration.relay.credentials_file
         ways = [_way(txn, remote, reverse, login, file) for remote in found.remotes]
     refusal = found.refusal or quota.refusal(found, octets)

@@ -35,7 +35,6 @@ REACH = 1000
 """How many places one address may lead to, aliases on the way included."""
 
 NOT_OURS = reply(550, "5.7.1", "Relaying denied: the domain is not ours")
-NO_RELAY = reply(550, "5.7.1", "relaying is not configured")
 _NO_PROGRAMS = reply(550, "5.7.1", "delivery to programs is not configured")
 _UNKNOWN = reply(550, "5.1.1", "No such user here")
 _AMBIGUOUS = reply(550, "5.1.4", "The address may mean several mailboxes")
@@ -75,17 +74,14 @@ class Resolution:
     is_reserved: bool
 
 
-def resolve(
-    address: Address, tables: Tables, *, hostname: str = "", programs: bool = False, relay: bool = False
-) -> Resolution:
+def resolve(address: Address, tables: Tables, *, hostname: str = "", programs: bool = False) -> Resolution:
     """Where ``address`` leads.
 
     ``hostname``: our own name, whose postmaster exists also when it is no domain of ours (``RCPT TO:<postmaster>``).
-    ``programs``: whether mail may be given to programs at all.  ``relay``: whether an alias may lead to other servers.
-    That is never a way out for strangers: an address whose own domain is not ours is refused all the same.
+    ``programs``: whether mail may be given to programs at all.  An alias may lead to other servers; an address whose
+    own domain is not ours is refused (`NOT_OURS`): who may write there all the same is not known here.
     """
     walk = _Walk(tables)
-    can = _Can(programs, relay)
     is_local = tables.domain(address.domain) is not None
     is_reserved = _is_reserved(address) and (
         is_local or (address.domain == hostname and address.name.casefold() == "postmaster")
@@ -95,43 +91,29 @@ def resolve(
     else:
         walk.run(address)
     if is_reserved:
-        _insist(walk, address, tables, can)
+        _insist(walk, address, tables, programs)
     return Resolution(
         address,
         tuple(walk.steps),
         tuple(sorted(walk.accounts.values(), key=lambda mailbox: (mailbox.address.key, mailbox.id))),
         tuple(sorted(walk.programs, key=lambda pipe: (pipe.address.key, pipe.program.argv))),
         tuple(walk.remotes[key] for key in sorted(walk.remotes)),
-        _refusal(walk, can, is_local=is_local, is_reserved=is_reserved),
+        _refusal(walk, is_local=is_local, is_reserved=is_reserved, programs=programs),
         is_local,
         is_reserved,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Can:
-    """What there is besides maildrops."""
-
-    programs: bool
-    relay: bool
-
-    def reach(self, walk: _Walk) -> bool:
-        """Whether the walk has reached somebody."""
-        return bool(walk.accounts or (walk.programs and self.programs) or (walk.remotes and self.relay))
-
-
-def _refusal(walk: _Walk, can: _Can, *, is_local: bool, is_reserved: bool) -> Reply | None:
+def _refusal(walk: _Walk, *, is_local: bool, is_reserved: bool, programs: bool) -> Reply | None:
     if not is_local and not is_reserved:
         return NOT_OURS
-    if is_reserved and can.reach(walk):
+    if is_reserved and walk.has_reached(programs=programs):
         return None
     if walk.too_far:
         return _TOO_FAR
-    if walk.remotes and not can.relay:
-        return NO_RELAY
-    if walk.programs and not can.programs:
+    if walk.programs and not programs:
         return _NO_PROGRAMS
-    if can.reach(walk):
+    if walk.has_reached(programs=programs):
         return None
     return next((reason for reason in _WEIGHT if reason in walk.reasons), _UNKNOWN)
 
@@ -146,16 +128,16 @@ def following(address: Address, tables: Tables, *, alias: str = "") -> tuple[str
     return walk.opened, tuple(ask.address for ask in asks)
 
 
-def _insist(walk: _Walk, address: Address, tables: Tables, can: _Can) -> None:
+def _insist(walk: _Walk, address: Address, tables: Tables, programs: bool) -> None:
     """Find somebody who gets the mail of a reserved name; there is nobody only when there is no account at all."""
     for substitute, words in _substitutes(address.domain, tables):
-        if can.reach(walk):
+        if walk.has_reached(programs=programs):
             return
         walk.note(address, 0, f"must always be deliverable: {words}, {substitute}")
         walk.run(substitute)
     # All of them lead astray, the oldest account too because an alias has its name: then the mailbox itself.
     last = tables.oldest(address.domain) or tables.oldest(None)
-    if last is not None and not can.reach(walk):
+    if last is not None and not walk.has_reached(programs=programs):
         walk.note(address, 0, f"must always be deliverable: the account {last.address} itself")
         walk.accounts[last.id] = last
 
@@ -212,6 +194,10 @@ class _Walk:
     def opened(self) -> str:
         """What was opened, when that is one thing at most."""
         return next(iter(self._opened), "")
+
+    def has_reached(self, *, programs: bool) -> bool:
+        """Whether somebody gets the mail."""
+        return bool(self.accounts or self.remotes or (self.programs and programs))
 
     def run(self, start: Address) -> None:
         """Follow everything that ``start`` leads to."""

@@ -31,13 +31,14 @@ from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Accepted, Delivered, Event, Noted
 from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
-from mailsvc.smtp import reporting
+from mailsvc.smtp import forwarding, reporting
 from mailsvc.smtp.piping import give_to_programs, pipes
 from mailsvc.smtp.reporting import wants_report
 from mailsvc.smtp.results import results_field, without_forged
 from mailsvc.smtp.seams import Destination, Programs
 from mailsvc.smtp.trace import delivery_header, trace_header
 from mailsvc.storage import accounts, events, fullness, mailboxes
+from mailsvc.storage.outbound import DailyLimit
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
 
@@ -197,7 +198,8 @@ class Reception:
 class Intake:
     """Stores messages, for every SMTP listener of the service.
 
-    ``new_id`` makes trace ids: unique, unguessable, safe in a header.
+    ``new_id`` makes trace ids: unique, unguessable, safe in a header.  ``daily_recipients``: to how many recipients
+    elsewhere an account may write on one day, 0 for no limit.
     """
 
     def __init__(
@@ -207,12 +209,14 @@ class Intake:
         hostname: str,
         *,
         programs: Programs | None = None,
+        daily_recipients: int = 0,
         new_id: Callable[[], str] = lambda: base64.b32encode(secrets.token_bytes(10)).decode("ascii"),
     ) -> None:
         self._store = store
         self._clock = clock
         self._hostname = hostname
         self._programs = programs
+        self._daily_recipients = daily_recipients
         self._new_id = new_id
 
     def refusal_for_size(self, octets: int) -> Reply | None:
@@ -269,11 +273,26 @@ class Intake:
         owner = fullness.Warner(self._hostname, self._new_id)
         report = reporting.Report(tuple(report_to), self._hostname, self._new_id) if wants_report(envelope) else None
         deliveries, limited = _deliveries(destinations), _limited(destinations)
-        job = _Job(envelope, deliveries, limited, wanted, trace_id, now, trace, owner, report, self._hostname)
+        job = _Job(
+            envelope,
+            deliveries,
+            limited,
+            wanted,
+            trace_id,
+            now,
+            trace,
+            owner,
+            report,
+            self._hostname,
+            forwarding.onward(destinations),
+            self._daily_recipients,
+        )
         try:
             await self._store.write(_store, job, reception.spool, reception.scanner)
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
+        except DailyLimit as error:
+            raise NotTaken(reply(450, "4.7.1", str(error))) from None
         return trace_id
 
     def _given(self, envelope: Envelope, reception: Reception) -> _Given:
@@ -297,6 +316,7 @@ class Intake:
                 _deliveries(destinations),
                 _limited(destinations),
                 wanted,
+                forwarding.onward(destinations),
                 more + reception.scanner.size,
                 reception.spool,
                 reception.scanner.header_size,
@@ -321,6 +341,8 @@ class _Job:
     warner: fullness.Warner
     report: reporting.Report | None
     hostname: str
+    going: Sequence[forwarding.Onward]
+    daily_recipients: int
 
 
 class _Given:
@@ -358,6 +380,11 @@ def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Addres
     return deliveries
 
 
+def _forwarded(going: Sequence[forwarding.Onward]) -> frozenset[Address]:
+    """The addresses of ours that lead to other servers."""
+    return frozenset(each.recipient for each in going if each.is_forwarded)
+
+
 def _limited(destinations: Mapping[Address, Destination]) -> tuple[int, ...]:
     """The accounts whose quota counts: those that no recipient leads to which must always be deliverable."""
     free = {one for destination in destinations.values() if destination.beyond_quota for one in destination.accounts}
@@ -369,6 +396,7 @@ def _would_refuse(
     deliveries: Mapping[int, Address],
     limited: Sequence[int],
     wanted: Mapping[Pipe, Address],
+    going: Sequence[forwarding.Onward],
     size: int,
     spool: SpooledTemporaryFile[bytes],
     header_size: int,
@@ -378,6 +406,7 @@ def _would_refuse(
     header = spool.read(header_size)
     reporting.check_programs_loop(header, wanted)
     reporting.check_loop(header, deliveries, reporting.mailboxes_of(txn, deliveries))
+    reporting.check_forward_loop(header, _forwarded(going))
     fullness.refuse_beyond_quota(txn, limited, size)
 
 
@@ -387,6 +416,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     header, digest = _read_through(spool, scanner.header_size)
     owners = reporting.mailboxes_of(txn, job.deliveries)
     reporting.check_loop(header, job.deliveries, owners)
+    reporting.check_forward_loop(header, _forwarded(job.going))
     body_at = len(header)
     header, forged = _unforged(header, envelope, job.hostname)
     summary = summarise(header, size=scanner.size - body_at + len(header), sha256=digest)
@@ -399,7 +429,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     # Before, so that a message for a full mailbox costs no writing; and behind, when all that it takes is counted.
     fullness.refuse_beyond_quota(txn, job.limited, size)
     message_id = None
-    if job.deliveries:
+    if job.deliveries or job.going:
         message_id = mailboxes.deliver(
             txn,
             mailboxes.NewMessage(
@@ -422,6 +452,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
             release_at=envelope.release_at,
         )
         reporting.keep_wishes(txn, message_id, envelope)
+        forwarding.queue(txn, envelope, message_id, job.going, job.now, job.daily_recipients)
     fullness.refuse_beyond_quota(txn, job.limited, 0)
     events.record(txn, _story(txn, job, summary, message_id, forged))
     if job.report is not None:
@@ -455,6 +486,7 @@ def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None, for
     for account_id, recipient in job.deliveries.items():
         mailbox = accounts.address_of(txn, account_id)
         happened.append(Delivered(mailbox, "" if str(recipient) == mailbox else str(recipient)))
+    happened += forwarding.told(job.going)
     if envelope.release_at is not None:
         until = datetime.fromtimestamp(envelope.release_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         happened.append(Noted(f"nobody sees it before {until}, as its sender wants", (envelope.sender,)))

@@ -72,6 +72,14 @@ def check_programs_loop(header: bytes, wanted: Mapping[Pipe, Address]) -> None:
         raise MailLoop(frozenset(again))
 
 
+def check_forward_loop(header: bytes, recipients: frozenset[Address]) -> None:
+    """The same for addresses that lead to other servers: what came round bears the Delivered-To that went with it."""
+    before = _been_to(header, recipients) if recipients else set()
+    again = {recipient for recipient in recipients if recipient.key in before}
+    if again:
+        raise MailLoop(frozenset(again))
+
+
 def _been_to(header: bytes, recipients: frozenset[Address]) -> set[str]:
     values = {value for _, value in fields_named(header, b"delivered-to")}
     if len(values) > MOST_MAILDROPS:

@@ -65,15 +65,17 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a recipient leads: row ids of accounts and programs, or the reply that refuses it.
+    """Where a recipient leads: row ids of accounts, programs, addresses elsewhere, or the reply that refuses it.
 
-    ``beyond_quota``: what is stored for it is stored also when an account is full (postmaster, abuse).
+    ``remotes``: for a recipient elsewhere that is itself.  ``beyond_quota``: what is stored for it is stored also when
+    an account is full (postmaster, abuse).
     """
 
     accounts: tuple[int, ...] = ()
     refusal: Reply | None = None
     programs: tuple[Pipe, ...] = ()
     beyond_quota: bool = False
+    remotes: tuple[Address, ...] = ()
 
 
 class Directory(Protocol):

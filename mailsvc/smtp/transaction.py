@@ -156,7 +156,7 @@ class Finisher:
             if address in outcome:
                 continue
             left = tuple(account for account in leads.accounts if account not in reached)
-            if left or leads.programs:
+            if left or leads.programs or leads.remotes:
                 alone = {address: replace(leads, accounts=left)}
                 outcome[address] = await self._all(_for(message, alone), alone)
             else:

@@ -92,11 +92,9 @@ def aliases(txn: Cursor, domain: str | None = None) -> list[AliasRow]:
     return [AliasRow(parse_address(address), _target(kind, text), created) for address, kind, text, created in rows]
 
 
-def resolution(
-    txn: Cursor, address: Address, *, hostname: str = "", programs: bool = False, relay: bool = False
-) -> Resolution:
+def resolution(txn: Cursor, address: Address, *, hostname: str = "", programs: bool = False) -> Resolution:
     """Where `address` leads now; see `mailsvc.directory.resolve.resolve`."""
-    return resolve(address, TableRows(txn), hostname=hostname, programs=programs, relay=relay)
+    return resolve(address, TableRows(txn), hostname=hostname, programs=programs)
 
 
 def leads_to(txn: Cursor, address: Address, account_id: int) -> bool:

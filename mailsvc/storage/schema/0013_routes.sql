@@ -30,3 +30,9 @@ CREATE TABLE relay_login (
     sealed_by  TEXT NOT NULL,
     changed    REAL NOT NULL
 ) WITHOUT ROWID;
+
+-- The secret of the addresses that senders of forwarded mail get (SRS); made when the first is.
+CREATE TABLE forward_secret (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    secret  BLOB NOT NULL
+);
