@@ -15,12 +15,18 @@ the wait and is not set back by octets that come one at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionDone,
+    ConnectionRefusedError,
+    DNSLookupError,
+)
 from twisted.internet.error import TimeoutError as NoConnection
 from twisted.internet.interfaces import IHandshakeListener, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -230,10 +236,17 @@ class Channel(Protocol):
 async def connect(endpoint: IStreamClientEndpoint, channel: Channel, seconds: float, clock: IReactorTime) -> None:
     """Connect the channel.  Raises `NotReached`."""
     connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: channel))
-    connecting.addTimeout(seconds, clock)
+
+    def expired(_: object, __: float) -> NoReturn:
+        # Endpoints tell their cancellation in several ways; only the clock knows that it was the clock.
+        raise TookTooLong
+
+    connecting.addTimeout(seconds, clock, expired)
     try:
         await connecting
-    except (NoConnection, CancelledError, TookTooLong) as error:
+    except ConnectingCancelledError as error:
+        raise CancelledError from error
+    except (NoConnection, TookTooLong) as error:
         raise NotReached(f"no connection came about within {seconds:g} seconds") from error
     except DNSLookupError as error:
         raise NotReached("there is no such host, or its name cannot be looked up now") from error

@@ -23,6 +23,7 @@ still returns its outcomes, because only it knows whether the end of the content
 from __future__ import annotations
 
 import ipaddress
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -141,7 +142,7 @@ async def connect(reactor: Any, where: Where, how: How) -> Conversation:
             return await _by_way(reactor, where, how, way, record, more=number + 1 < len(ways))
         except Refused as refused:
             failures.append(refused)
-            if refused.outcome.phase is Phase.AUTH or _suspicious(refused):
+            if refused.outcome.phase is Phase.AUTH or _is_final(refused):
                 break
     raise _all_of(failures)
 
@@ -153,14 +154,16 @@ async def _by_way(reactor: Any, where: Where, how: How, way: Way, record: Record
     except Refused as refused:
         broken = refused.broken
         in_tls = broken is not None and (broken.tls or refused.outcome.phase is Phase.TLS)
-        if way.tls is not Tls.TRY or how.demanded > Level.PLAIN or not in_tls or _suspicious(refused):
+        if way.tls is not Tls.TRY or how.demanded > Level.PLAIN or not in_tls or _is_final(refused):
             raise
         record.add("--", f"{refused.outcome.text}: once more in plain text, which is allowed here")
         return await _to_host(reactor, where, how, Way(way.port, Tls.NEVER), record, more=False)
 
 
-def _suspicious(refused: Refused) -> bool:
-    return refused.broken is not None and (refused.broken.refused or refused.broken.injected)
+def _is_final(refused: Refused) -> bool:
+    """Whether no other way is tried: it looks like an attack, or we have ended it ourselves."""
+    broken = refused.broken
+    return broken is not None and (broken.refused or broken.injected or broken.cancelled)
 
 
 async def _to_host(reactor: Any, where: Where, how: How, way: Way, record: Record, *, more: bool) -> Conversation:
@@ -187,6 +190,10 @@ async def _to_host(reactor: Any, where: Where, how: How, way: Way, record: Recor
         except channel.NotReached as error:
             failures.append(Refused(by_no_connection(f"{terms.host} [{address}]: {error}", terms.host)))
             continue
+        except CancelledError as error:
+            broken = Broken(_CANCELLED, cancelled=True)
+            outcome = by_no_connection(f"{terms.host}: {broken}", terms.host)
+            raise Refused(outcome, orderly=False, broken=broken) from error
         driver = _Driver(stream, _destination(where, how, way, address), timeouts)
         try:
             session = await driver.run(opening(terms))
@@ -358,7 +365,7 @@ class _Driver:
                 except (Broken, Early, Unsendable) as said:
                     error = said
                 except CancelledError:
-                    error = Broken("mailsvc has ended the conversation")
+                    error = Broken(_CANCELLED, cancelled=True)
                 except (channel.ChannelFailure, HandshakeRefused) as failure:
                     error = _broken(failure)
                 if isinstance(error, Broken):
@@ -416,27 +423,37 @@ class _Driver:
 
 
 class _Source:
-    """Content in pieces of about `CHUNK`, as it is or converted to seven bits."""
+    """Content in pieces of `CHUNK`, as it is or converted to seven bits."""
 
     def __init__(self, content: AsyncIterator[bytes], survey: Survey | None) -> None:
         self._content = content
         self._converter = None if survey is None else Converter(survey)
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._at_end = False
 
     async def take(self) -> tuple[bytes, bool]:
         """The next octets, and whether they are the last.  Raises `Unsendable` when they cannot be read."""
-        pieces: list[bytes] = []
-        size = 0
-        while size < CHUNK:
+        while not self._at_end and self._size <= CHUNK:
             piece = await _next(self._content)
-            if piece is None:
-                pieces.append(b"" if self._converter is None else self._converter.close())
-                return b"".join(pieces), True
+            self._at_end = piece is None
             if self._converter is not None:
-                self._converter.feed(piece)
-                piece = self._converter.take()
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces), False
+                if piece is not None:
+                    self._converter.feed(piece)
+                piece = self._converter.take() if piece is not None else self._converter.close()
+            for start in range(0, len(piece or b""), CHUNK):
+                self._pieces.append((piece or b"")[start : start + CHUNK])
+            self._size += len(piece or b"")
+        taken: list[bytes] = []
+        room = CHUNK
+        while self._pieces and room:
+            piece = self._pieces.popleft()
+            if len(piece) > room:
+                self._pieces.appendleft(piece[room:])
+            taken.append(piece[:room])
+            room -= len(taken[-1])
+        self._size -= CHUNK - room
+        return b"".join(taken), self._at_end and not self._pieces
 
     async def close(self) -> None:
         """Nobody wants more of it."""
@@ -466,6 +483,8 @@ async def _close(content: AsyncIterator[bytes]) -> None:
     if close is not None:
         await close()
 
+
+_CANCELLED = "mailsvc has ended the conversation"
 
 _AWAITED = {
     Phase.CONNECT: "the connection",

@@ -84,7 +84,7 @@ class OpenContent:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next octets of the content, about `CHUNK`; the answer is (octets, whether they are the last)."""
+    """The next octets of the content, `CHUNK` at most; the answer is (octets, whether they are the last)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ class Broken(Exception):
     """The connection is of no more use; why, as a sentence without a period.
 
     ``timeout``: the server took too long; ``faulty``: it said what it may not say; ``refused``: what its certificate
-    shows is too little; ``injected``: it, or somebody on the way, answered before it was asked; ``tls``: TLS failed.
+    shows is too little; ``injected``: it, or somebody on the way, answered before it was asked; ``tls``: TLS failed;
+    ``cancelled``: we have ended it ourselves.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Broken(Exception):
         refused: bool = False,
         injected: bool = False,
         tls: bool = False,
+        cancelled: bool = False,
     ) -> None:
         super().__init__(why)
         self.timeout = timeout
@@ -134,6 +136,7 @@ class Broken(Exception):
         self.refused = refused
         self.injected = injected
         self.tls = tls
+        self.cancelled = cancelled
 
     def outcome(self, phase: Phase, host: str) -> Outcome:
         """What it means for a recipient."""

@@ -47,7 +47,7 @@ class Phase(Enum):
     RCPT = "RCPT TO"
     DATA = "DATA"
     CONTENT = "the content"
-    END = "the end of the content"
+    END = "the message"
     QUIT = "QUIT"
 
 
