@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailsvc.config import Configuration
 from mailsvc.relay.outcome import Outcome
+from mailsvc.relay.queue import QueueRules
 from mailsvc.relay.schedule import Schedule
 from mailsvc.relay.seams import Action, Destination
+from mailsvc.service import queue_rules
 from mailsvc.storage import outbound
 from mailsvc.storage.outbound import OutboundRow
 from tests.memory import storage_failure
@@ -484,6 +488,14 @@ class FirstOutcomes(Case):
         self.assertEqual(answers, [None])
         self.world.run(20.0)
         self.assertEqual(len(self.world.bounces.reports), 1)
+
+
+class Settings(SynchronousTestCase):
+    def test_defaults(self) -> None:
+        """The section [queue] says, unless it is changed, what the queue does by itself."""
+        configuration = Configuration(hostname="mail.example.org")
+        wanted = replace(QueueRules(), shutdown=configuration.timeouts.shutdown)
+        self.assertEqual(queue_rules(configuration), wanted)
 
 
 class Postmaster(Case):
