@@ -66,7 +66,15 @@ class Script:
     lost_after: str = ""
     auth: Sequence[str] = ()
     lmtp: bool = False
-    hears_slowly: bool = False
+    context: SSL.Context | None = None
+
+    def make_context(self) -> SSL.Context:
+        """What its handshakes are made with; one that is kept as ``context`` lets sessions be resumed."""
+        context = present(SSL.Context(SSL.TLS_SERVER_METHOD), self.chain, self.key)
+        context.set_session_id(b"fake")
+        if self.demands_certificate:
+            context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+        return context
 
 
 @dataclass
@@ -177,11 +185,7 @@ class FakeServer:
             case "end":
                 self.end()
             case _:
-                context = present(SSL.Context(SSL.TLS_SERVER_METHOD), self.script.chain, self.script.key)
-                context.set_session_id(b"fake")
-                if self.script.demands_certificate:
-                    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
-                self._tls = SSL.Connection(context, None)
+                self._tls = SSL.Connection(self.script.context or self.script.make_context(), None)
                 self._tls.set_accept_state()
                 self._handshaking = True
                 # What was said in clear is forgotten, as RFC 3207 wants it.
@@ -439,8 +443,6 @@ class Outward(Wire):
         super().__init__(reactor, peer)
         self.network = reactor
         self.server = server
-        if server.script.hears_slowly:
-            self.window = 0
 
     def writeSomeData(self, data: bytes) -> int:
         # A little at a time, so that a server may say something in the middle.

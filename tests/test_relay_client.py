@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given, settings
@@ -24,6 +25,9 @@ from mailsvc.relay.url import Tls, parse_relay
 from mailsvc.tls.client import ClientTLS
 from mailsvc.tls.levels import Level
 from mailsvc.tls.observation import ServerIdentity
+from mailsvc.tls.policy import ServerPolicy
+from mailsvc.tls.sessions import SessionStore
+from tests.bad_certificates import root, trusting
 from tests.fake_mail import ALL, Network, Script, outgoing
 from tests.memory import cut_at
 
@@ -452,6 +456,27 @@ class Forms(SynchronousTestCase):
             found, network = fates(script, message, manner=manner)
             self.assertEqual([(each.kind, each.enhanced) for each in found.values()], [(Kind.DEFERRED, "4.7.10")])
             self.assertEqual(network.taken, [])
+
+        verified = replace(how("tls://mail.example.org"), tls=ClientTLS(ServerPolicy(Level.NAME, trusting(root()))))
+        found, network = fates(Script(keywords=ALL), message, manner=verified)
+        self.assertEqual([(each.kind, each.level) for each in found.values()], [(Kind.DELIVERED, Level.NAME)])
+        self.assertIn("MAIL FROM:<alice@example.net> SIZE=38 REQUIRETLS", network.met[0].commands)
+        found, network = fates(Script(), message, manner=verified)
+        self.assertEqual([(each.kind, each.enhanced) for each in found.values()], [(Kind.FAILED, "5.7.30")])
+        self.assertEqual(network.taken, [])
+
+    def test_a_session_is_resumed(self) -> None:
+        """The next connection to the same place resumes the TLS session, verified as before."""
+        store = SessionStore(lambda: datetime.now(UTC))
+        tls = ClientTLS(ServerPolicy(Level.NAME, trusting(root())), sessions=store)
+        verified = replace(how("tls://mail.example.org"), tls=tls)
+        script, network = Script(context=Script().make_context()), Network()
+        network.places[HERE] = script
+        for resumed in (False, True):
+            (found,) = network.run(give(network, outgoing(), manner=verified))
+            (outcome,) = found.values()
+            self.assertEqual((outcome.kind, outcome.level), (Kind.DELIVERED, Level.NAME))
+            self.assertEqual("resumed" in outcome.tls, resumed)
 
     def test_hello_only(self) -> None:
         """A server that knows no EHLO gets plain RFC 821 mail."""
