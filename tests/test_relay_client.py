@@ -103,6 +103,17 @@ class Recipients(SynchronousTestCase):
                         self.assertFalse(outcome.duplicate_possible)
                     self.assertEqual(network.taken, [])
 
+    def test_a_host_that_does_not_want_us(self) -> None:
+        """5xx before there is any mail is about us, and waits; only 521 says that there never is mail (RFC 7504)."""
+        for place in ("GREETING", "EHLO"):
+            for code, kind in ((b"554 5.7.1 blocked\r\n", Kind.DEFERRED), (b"521 no mail here\r\n", Kind.FAILED)):
+                network = Network({HERE: replace(CLEAR, answers={place: code})})
+                with self.assertRaises(Refused) as caught:
+                    network.run(connect(network, WHERE, PLAIN))
+                outcome = caught.exception.outcome
+                self.assertEqual((outcome.kind, outcome.elsewhere), (kind, True))
+                self.assertEqual(outcome.enhanced[0], "4" if kind is Kind.DEFERRED else "5")
+
     def test_all_refused_and_354_all_the_same(self) -> None:
         """RFC 2920 section 3.1: an empty message ends what DATA began, and nobody gets it."""
         script = replace(EVERYTHING, answers={"RCPT": b"550 5.1.1 no\r\n", "DATA": b"354 go on\r\n"})

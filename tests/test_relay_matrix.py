@@ -288,8 +288,8 @@ class Matrix(SynchronousTestCase):
             if wanted in LEVELS:
                 right = outcome.kind is Kind.DELIVERED and outcome.level is LEVELS[wanted] and len(network.taken) == 1
             else:
-                right = outcome.kind is not Kind.DELIVERED and (wanted or "") in outcome.text and not network.taken
-                right = right and (outcome.kind is Kind.DEFERRED or outcome.code >= 500)
+                right = outcome.kind is Kind.DEFERRED and (wanted or "") in outcome.text and not network.taken
+                right = right and outcome.elsewhere and not outcome.duplicate_possible
             if not right:
                 wrong.append(
                     f"{url} / {behaviour}: wanted {wanted!r}, got {outcome.kind} {outcome.level} {outcome.text}"

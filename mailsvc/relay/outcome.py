@@ -52,6 +52,7 @@ class Phase(Enum):
 
 
 _ABOUT_THE_HOST = (Phase.CONNECT, Phase.GREETING, Phase.HELLO, Phase.TLS, Phase.AUTH)
+_ABOUT_US = (*_ABOUT_THE_HOST, Phase.RESET, Phase.QUIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,12 @@ _ENHANCED = {Kind.DELIVERED: "2.0.0", Kind.DEFERRED: "4.0.0", Kind.FAILED: "5.0.
 
 
 def by_reply(reply: PeerReply, phase: Phase, host: str = "") -> Outcome:
-    """What a reply decides.  A refusal of our login is temporary: it is about us, not about the mail."""
+    """What a reply decides.  A refusal of our host or of our login is temporary: it is about us, not about the mail."""
     if reply.code < 400:
         kind = Kind.DELIVERED
-    elif reply.is_temporary or phase is Phase.AUTH or (phase is Phase.RCPT and reply.code == 552):
+    elif reply.code == 521:
+        kind = Kind.FAILED  # RFC 7504 section 3: a host that never takes mail
+    elif reply.is_temporary or phase in _ABOUT_US or (phase is Phase.RCPT and reply.code == 552):
         # RFC 5321 section 4.5.3.1.10: 552 for "too many recipients" is to be read as 452.
         kind = Kind.DEFERRED
     else:
