@@ -37,6 +37,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
         mailsvc.relay.opening mailsvc.relay.delivery
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
+        mailsvc.relay.weighing
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -73,6 +74,7 @@ LEVELS: dict[int, str] = {
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
+        mailsvc.relay.destinations
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
@@ -83,7 +85,9 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
-        mailsvc.relay.client mailsvc.relay.stream
+        mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
+        mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
+        mailsvc.relay.attempt
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics

@@ -7,8 +7,8 @@ How to use it::
     await conversation.quit()
 
 `connect` raises `Refused`, whose ``outcome`` says why there is no session; `deliver` raises nothing that can be
-foreseen.  What is said is decided by `mailsvc.relay.opening` and `mailsvc.relay.delivery`; here it is done, on a
-Twisted reactor.  Finding the hosts, their order and what policies demand of them is left to `mailsvc.relay.attempt`.
+foreseen.  What is said is decided by `mailsvc.relay.opening` and `mailsvc.relay.delivery`; `mailsvc.relay.driver` does
+it on a Twisted reactor.  Finding hosts, their order and what policies demand of them is `mailsvc.relay.attempt`'s.
 
 The hardest idea is what may be tried again in another way, because every second try is where a demand could get lost.
 There are two.  ``smtp+tls`` whose handshake broke connects again in clear, and only when *nothing* is demanded
@@ -23,12 +23,10 @@ still returns its outcomes, because only it knows whether the end of the content
 from __future__ import annotations
 
 import ipaddress
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -38,46 +36,26 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from mailsvc.errors import MailsvcError, TemporaryFailure
+from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address
 from mailsvc.relay import channel
 from mailsvc.relay.delivery import Progress, delivery
-from mailsvc.relay.dialogue import (
-    CHUNK,
-    BeginTLS,
-    Broken,
-    Early,
-    Hear,
-    LookThrough,
-    Octets,
-    OpenContent,
-    Piece,
-    Remark,
-    Say,
-    Secured,
-    Session,
-    Steps,
-    Terms,
-)
-from mailsvc.relay.eightbit import Converter, Survey, Surveyor
-from mailsvc.relay.framing import Unsendable
+from mailsvc.relay.dialogue import Broken, Session, Terms
+from mailsvc.relay.driver import CANCELLED, Driver
 from mailsvc.relay.logins import RelayLogin
 from mailsvc.relay.opening import Refused, check, opening
 from mailsvc.relay.outcome import Outcome, Phase, by_no_connection
 from mailsvc.relay.outgoing import Outgoing, Record, Said, Timeouts
 from mailsvc.relay.stream import Stream
 from mailsvc.relay.url import Relay, Tls, Way
-from mailsvc.tls.client import ClientTLS, Destination, ServerRefused
+from mailsvc.tls.client import ClientTLS, Destination
 from mailsvc.tls.credential import Credential
 from mailsvc.tls.dane import TLSARecord
 from mailsvc.tls.levels import Level
 from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.policy import ServerPolicy
-from mailsvc.tls.verify import HandshakeRefused
 
 __all__ = ["Conversation", "How", "Outgoing", "Refused", "Where", "connect", "server_policy"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +169,10 @@ async def _to_host(reactor: Any, where: Where, how: How, way: Way, record: Recor
             failures.append(Refused(by_no_connection(f"{terms.host} [{address}]: {error}", terms.host)))
             continue
         except CancelledError as error:
-            broken = Broken(_CANCELLED, cancelled=True)
+            broken = Broken(CANCELLED, cancelled=True)
             outcome = by_no_connection(f"{terms.host}: {broken}", terms.host)
             raise Refused(outcome, orderly=False, broken=broken) from error
-        driver = _Driver(stream, _destination(where, how, way, address), timeouts)
+        driver = Driver(stream, _destination(where, how, way, address), timeouts)
         try:
             session = await driver.run(opening(terms))
         except Refused as refused:
@@ -258,7 +236,7 @@ async def _part(stream: Stream, timeouts: Timeouts, *, orderly: bool) -> None:
 class Conversation:
     """A session with a server, made by `connect`.  One message at a time."""
 
-    def __init__(self, driver: _Driver, session: Session, record: Record) -> None:
+    def __init__(self, driver: Driver, session: Session, record: Record) -> None:
         self._driver = driver
         self._session = session
         self._record = record
@@ -335,184 +313,3 @@ class Conversation:
         """Cut the connection."""
         self._progress.usable = False
         self._driver.stream.abort()
-
-
-class _Driver:
-    """Does what a generator of `mailsvc.relay.dialogue` wants."""
-
-    def __init__(self, stream: Stream, destination: Callable[[], Destination], timeouts: Timeouts) -> None:
-        self.stream = stream
-        self._destination = destination
-        self._timeouts = timeouts
-        self._source: _Source | None = None
-        self._outgoing: Outgoing | None = None
-
-    async def run(self, steps: Steps[T], outgoing: Outgoing | None = None) -> T:
-        """What the generator returns; raises what it raises."""
-        self._outgoing = outgoing
-        answer: Any = None
-        error: Exception | None = None
-        try:
-            while True:
-                try:
-                    want = steps.send(answer) if error is None else steps.throw(error)
-                except StopIteration as done:
-                    found: T = done.value
-                    return found
-                answer, error = None, None
-                try:
-                    answer = await self._fulfil(want)
-                except (Broken, Early, Unsendable) as said:
-                    error = said
-                except CancelledError:
-                    error = Broken(_CANCELLED, cancelled=True)
-                except (channel.ChannelFailure, HandshakeRefused) as failure:
-                    error = _broken(failure)
-                if isinstance(error, Broken):
-                    self.stream.abort()
-        finally:
-            self.stream.end_of_content()
-            source, self._source = self._source, None
-            if source is not None:
-                await source.close()
-
-    async def _fulfil(self, want: Any) -> Any:
-        match want:
-            case Hear():
-                return await self.stream.hear(want.seconds, _AWAITED[want.phase])
-            case Say():
-                self.stream.end_of_content()
-                self.stream.say_all([(each.text, each.shown or each.text) for each in want.lines])
-            case Octets():
-                if want.quiet and (reply := self.stream.early_reply()) is not None:
-                    raise Early(reply)
-                if want.data:
-                    await self.stream.send(want.data, self._timeouts.block, wait=not want.last)
-                if want.last:
-                    self.stream.end_of_content()
-            case OpenContent():
-                if self._source is not None:
-                    await self._source.close()
-                self._source = _Source(self._content(), want.survey)
-            case Piece() if self._source is not None:
-                return await self._source.take()
-            case LookThrough():
-                return await _surveyed(self._content())
-            case BeginTLS():
-                return await self._secured()
-            case Remark():
-                self.stream.remark(want.text)
-            case _:
-                raise TypeError(f"nobody can fulfil {want!r}")
-
-    def _content(self) -> AsyncIterator[bytes]:
-        if self._outgoing is None:
-            raise TypeError("there is no message")
-        return self._outgoing.content()
-
-    async def _secured(self) -> Secured:
-        identity = await self.stream.start_tls(self._destination(), self._timeouts.handshake)
-        self.stream.remark(f"{identity.version} {identity.cipher}: {identity.level.text}")
-        connection = self.stream.connection
-        if connection is None or identity.version != "TLSv1.3":
-            return Secured(identity)  # RFC 9266 section 4.2: before 1.3 it may not be unique
-        try:
-            return Secured(identity, connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b""))
-        except SSL.Error:
-            return Secured(identity)
-
-
-class _Source:
-    """Content in pieces of `CHUNK`, as it is or converted to seven bits."""
-
-    def __init__(self, content: AsyncIterator[bytes], survey: Survey | None) -> None:
-        self._content = content
-        self._converter = None if survey is None else Converter(survey)
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._at_end = False
-
-    async def take(self) -> tuple[bytes, bool]:
-        """The next octets, and whether they are the last.  Raises `Unsendable` when they cannot be read."""
-        while not self._at_end and self._size <= CHUNK:
-            piece = await _next(self._content)
-            self._at_end = piece is None
-            if self._converter is not None:
-                if piece is not None:
-                    self._converter.feed(piece)
-                piece = self._converter.take() if piece is not None else self._converter.close()
-            for start in range(0, len(piece or b""), CHUNK):
-                self._pieces.append((piece or b"")[start : start + CHUNK])
-            self._size += len(piece or b"")
-        taken: list[bytes] = []
-        room = CHUNK
-        while self._pieces and room:
-            piece = self._pieces.popleft()
-            if len(piece) > room:
-                self._pieces.appendleft(piece[room:])
-            taken.append(piece[:room])
-            room -= len(taken[-1])
-        self._size -= CHUNK - room
-        return b"".join(taken), self._at_end and not self._pieces
-
-    async def close(self) -> None:
-        """Nobody wants more of it."""
-        await _close(self._content)
-
-
-async def _surveyed(content: AsyncIterator[bytes]) -> Survey:
-    surveyor = Surveyor()
-    try:
-        while (piece := await _next(content)) is not None:
-            surveyor.feed(piece)
-    finally:
-        await _close(content)
-    return surveyor.close()
-
-
-async def _next(content: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece, None at the end.  Raises `Unsendable` when it cannot be read now."""
-    try:
-        return await anext(content, None)
-    except TemporaryFailure as error:
-        raise Unsendable(f"the message cannot be read now: {error}", "4.3.0") from error
-
-
-async def _close(content: AsyncIterator[bytes]) -> None:
-    close = getattr(content, "aclose", None)
-    if close is not None:
-        await close()
-
-
-_CANCELLED = "mailsvc has ended the conversation"
-
-_AWAITED = {
-    Phase.CONNECT: "the connection",
-    Phase.GREETING: "its greeting",
-    Phase.HELLO: "its answer to EHLO",
-    Phase.TLS: "its answer to STARTTLS",
-    Phase.AUTH: "its answer to AUTH",
-    Phase.RESET: "its answer to RSET",
-    Phase.MAIL: "its answer to MAIL FROM",
-    Phase.RCPT: "its answer to RCPT TO",
-    Phase.DATA: "its answer to DATA",
-    Phase.CONTENT: "its answer to BDAT",
-    Phase.END: "its answer to the message",
-    Phase.QUIT: "its answer to QUIT",
-}
-
-
-def _broken(failure: Exception) -> Broken:
-    """What a failure of the connection means to a conversation."""
-    text = str(failure)
-    if isinstance(failure, HandshakeRefused):
-        return Broken(
-            f"refused for its certificate: {text}" if isinstance(failure, ServerRefused) else text, refused=True
-        )
-    return Broken(
-        text,
-        timeout=isinstance(failure, channel.TooSlow),
-        faulty=isinstance(failure, channel.NotUnderstood),
-        injected=isinstance(failure, channel.SpokeTooEarly),
-        tls=isinstance(failure, channel.HandshakeFailed),
-    )
