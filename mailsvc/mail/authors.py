@@ -66,8 +66,11 @@ def authors(header: bytes) -> list[Address]:
     return found
 
 
-def address_list(text: str) -> list[Address]:
-    """The addresses of an address list without its field name.  Raises `AddressError` or ValueError."""
+def address_list(text: str, domain: str = "") -> list[Address]:
+    """The addresses of an address list without its field name.  Raises `AddressError` or ValueError.
+
+    ``domain``: put behind a name without one, as programs on this machine write them ("root"); "": none is taken.
+    """
     found: list[Address] = []
     phrase: list[str] = []  # the tokens of what is a name, or an address without brackets
     in_group = closed = False  # closed: an address or a group has ended, a comma or the end must follow
@@ -79,15 +82,15 @@ def address_list(text: str) -> list[Address]:
         elif token == "<" and kind == "special" and not closed:
             if "@" in phrase:
                 raise ValueError("an address stands where a name belongs")
-            found.append(_bracketed(tokens))
+            found.append(_bracketed(tokens, domain))
             phrase, closed = [], True
         elif token == "," and kind == "special":
-            found += _bare(phrase)
+            found += _bare(phrase, domain)
             phrase, closed = [], False
         elif token == ":" and kind == "special" and not (in_group or closed) and phrase and "@" not in phrase:
             phrase, in_group = [], True
         elif token == ";" and kind == "special" and in_group:
-            found += _bare(phrase)
+            found += _bare(phrase, domain)
             phrase, in_group, closed = [], False, True
         elif closed or (kind == "special" and token not in "@."):
             raise ValueError("a token stands where none belongs")
@@ -95,14 +98,14 @@ def address_list(text: str) -> list[Address]:
             phrase.append(token)
     if in_group:
         raise ValueError("a group does not end")
-    return found + _bare(phrase)
+    return found + _bare(phrase, domain)
 
 
-def _bracketed(tokens: Iterator[tuple[str, str]]) -> Address:
+def _bracketed(tokens: Iterator[tuple[str, str]], domain: str) -> Address:
     inside: list[str] = []
     for kind, token in tokens:
         if kind == "special" and token == ">":
-            [address] = _bare(inside)  # ValueError when there is none: nobody is in "<>"
+            [address] = _bare(inside, domain)  # ValueError when there is none: nobody is in "<>"
             return address
         if kind == "special" and token not in "@.":
             raise ValueError("a token stands inside the brackets")
@@ -110,13 +113,13 @@ def _bracketed(tokens: Iterator[tuple[str, str]]) -> Address:
     raise ValueError("a bracket is not closed")
 
 
-def _bare(phrase: list[str]) -> list[Address]:
+def _bare(phrase: list[str], domain: str) -> list[Address]:
     """The address that these tokens are; none, when there are none."""
     text = "".join(phrase).strip(" ")
     if not text:
         return []
     # A space is left only inside a quoted local part, or where it does not belong; then this raises.
-    return [parse_address(text)]
+    return [parse_address(f"{text}@{domain}" if domain and "@" not in phrase else text)]
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
