@@ -57,8 +57,11 @@ class Requirement:
 def requirement(host: str, dane: DaneFacts, sts: StsFacts, memory: Demand) -> Requirement:
     """What is demanded of the channel to ``host``: the strictest of what is published and what is remembered.
 
-    Where usable TLSA records exist they decide and MTA-STS is not asked (RFC 8461 section 2).
+    Where usable TLSA records exist they decide and MTA-STS is not asked (RFC 8461 section 2).  What the postmaster has
+    set holds instead of all of it, no more and no less: it is for domains that publish what they do not keep.
     """
+    if memory.by_postmaster:
+        return Requirement(memory.level, (memory.why,))
     demands: list[tuple[Level, str]] = []
     obstacle = dane.obstacle
     usable = any(record.usable for record in dane.records)

@@ -1,0 +1,329 @@
+"""One attempt to hand a batch over: route, hosts, what the channel must be, conversation; an outcome for each row.
+
+`Deliveries` is the queue's `mailsvc.relay.seams.Attempts`.  Each part has a module of its own: `mailsvc.relay.routes`,
+`mailsvc.relay.mx`, `mailsvc.relay.policies`, `mailsvc.relay.means`, `mailsvc.relay.connections` and
+`mailsvc.relay.client`; what several hosts' answers mean together is `mailsvc.relay.weighing`.
+
+The hardest idea is when to go on to the next host.  What a server decided about a recipient is final for this attempt.
+What only this host could not do (no connection, TLS too weak, "not now") another one may, so those recipients and no
+others go on to it (RFC 5321 section 5.1), and the demands on the next host are made anew: a worse MX host is not a
+weaker one.  After the end of the content nobody goes on, because the message may have arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random, SystemRandom
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from mailsvc.errors import MailsvcError, TemporaryFailure
+from mailsvc.mail.address import Address, AddressError, parse_address
+from mailsvc.mail.wishes import Wish
+from mailsvc.relay import client
+from mailsvc.relay.client import Conversation, How, Refused, Where
+from mailsvc.relay.connections import Connections, Key, is_stale
+from mailsvc.relay.destinations import destination_of, plan_of
+from mailsvc.relay.hosts import NoHosts
+from mailsvc.relay.means import Means
+from mailsvc.relay.mx import Exchangers, Found
+from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
+from mailsvc.relay.outgoing import Content, Outgoing, Timeouts
+from mailsvc.relay.policies import Needed, Policies
+from mailsvc.relay.routes import Plan, Target, ToBackup, ToMX, ToRelays, in_order
+from mailsvc.relay.seams import Batch, Destination
+from mailsvc.relay.url import Relay, Tls
+from mailsvc.relay.weighing import weighed
+from mailsvc.storage.mailboxes import content_part
+from mailsvc.storage.outbound import OutboundRow
+from mailsvc.storage.store import Store
+from mailsvc.tls.levels import Level
+from mailsvc.tls.observation import ServerIdentity
+
+MOST_HOSTS = 10
+"""Hosts that one attempt tries in all, whatever routes and MX records say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A session with a host that came about or did not: what TLS-RPT counts (RFC 8460 section 4).
+
+    ``peer``: its address, "" when unknown.  ``identity``: what it has shown, None without TLS.  ``refused``: why there
+    is no session.
+    """
+
+    domain: str
+    host: str
+    peer: str
+    needed: Needed
+    identity: ServerIdentity | None
+    refused: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """One server to try: an MX host, or a relay."""
+
+    relay: Relay
+    host: str
+    found: Found | None = None
+
+
+class Deliveries:
+    """Hands mail over.
+
+    ``hostname``: what EHLO says.  ``heard`` is told of each session with an MX host.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        reactor: Any,
+        hostname: str,
+        exchangers: Exchangers,
+        policies: Policies,
+        means: Means,
+        *,
+        random: Random | None = None,
+        timeouts: Timeouts | None = None,
+        heard: Callable[[Tried], None] = lambda tried: None,
+        idle: float = 5.0,
+    ) -> None:
+        self._store = store
+        self._reactor = reactor
+        self._hostname = hostname
+        self._exchangers = exchangers
+        self._policies = policies
+        self._means = means
+        self._random = random or SystemRandom()
+        self._timeouts = timeouts or Timeouts()
+        self._heard = heard
+        self._connections = Connections(reactor, idle=idle)
+        self._ending = False
+
+    # -- mailsvc.relay.seams.Attempts ---------------------------------------------------------------------------
+
+    async def destinations(self, rows: Sequence[OutboundRow]) -> Mapping[int, Destination]:
+        """See `mailsvc.relay.seams.Attempts`."""
+        try:
+            return await self._store.read(destination_of, rows)
+        except TemporaryFailure:
+            return {}  # each attempt says why
+
+    async def attempt(self, batch: Batch) -> Mapping[int, Outcome]:
+        """See `mailsvc.relay.seams.Attempts`."""
+        trial = _Trial(batch)
+        try:
+            for target in await self._targets(trial):
+                if trial.waiting:
+                    await self._target(trial, target)
+        except MailsvcError as why:
+            trial.note_all(refused_here(str(why), "4.3.0"))
+        except CancelledError:
+            if not trial.is_known:
+                raise
+        return trial.result()
+
+    # -- for the service ----------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """No host more: what runs is about to be cancelled."""
+        self._ending = True
+
+    def stop(self) -> Deferred[Any]:
+        """Nothing is tried any more: end the conversations that are kept; fires when they have ended."""
+        self._ending = True
+        return self._connections.stop()
+
+    # -- hosts --------------------------------------------------------------------------------------------------
+
+    async def _targets(self, trial: _Trial) -> Sequence[Target]:
+        for rows in trial.waiting.values():
+            # All that travel together have the same.
+            plan: Plan = await self._store.read(plan_of, rows[0])
+            return plan.targets
+        return ()
+
+    async def _target(self, trial: _Trial, target: Target) -> None:
+        stops = await self._stops(target)
+        if isinstance(stops, NoHosts):
+            trial.note_all(_by_no_hosts(stops))
+            return
+        for stop in stops:
+            if not trial.waiting or self._ending or trial.hosts >= MOST_HOSTS:
+                return
+            trial.hosts += 1
+            try:
+                await self._try(trial, stop)
+            except TemporaryFailure as why:
+                trial.note_all(refused_here(f"{stop.host}: {why}", "4.3.0", Phase.CONNECT, stop.host))
+
+    async def _stops(self, target: Target) -> Sequence[_Stop] | NoHosts:
+        match target:
+            case ToRelays():
+                return [_Stop(each, each.host or "the local socket") for each in in_order(target, self._random)]
+            case ToMX():
+                found = await self._exchangers.of(target.domain)
+            case ToBackup():
+                found = await self._exchangers.of(target.domain, target.our_name)
+        return found if isinstance(found, NoHosts) else [_Stop(target.relay, host, found) for host in found.hosts]
+
+    async def _try(self, trial: _Trial, stop: _Stop) -> None:
+        """Give what waits to one server."""
+        relay, found, message = stop.relay, stop.found, trial.batch.message
+        where = Where(relay.host, (), relay.path)
+        if found is None:
+            needed = await self._policies.of_relay(relay, message)
+        else:
+            needed = await self._policies.of_mx(found, stop.host, relay, message)
+        if needed.refusal is not None:
+            self._tell(stop, "", needed, None, needed.refusal)
+            trial.note_all(needed.refusal)
+            return
+        if found is not None:
+            addresses = await self._exchangers.addresses(found, stop.host)
+            if isinstance(addresses, NoHosts):
+                trial.note_all(_by_no_hosts(addresses, stop.host))
+                return
+            where = Where(stop.host, addresses)
+        key = Key(relay.path or stop.host, str(relay), needed.level, needed.tlsa, needed.tlsa_names)
+        outgoing = self._outgoing(trial)
+        kept = self._connections.take(key)
+        if kept is not None:
+            outcomes = await self._give(key, kept, needed, outgoing)
+            if self._ending or not is_stale(outcomes.values()):
+                trial.note(outcomes)
+                return
+        conversation = await self._conversation(trial, stop, where, needed)
+        if conversation is not None:
+            trial.note(await self._give(key, conversation, needed, outgoing))
+
+    async def _give(
+        self, key: Key, conversation: Conversation, needed: Needed, outgoing: Outgoing
+    ) -> Mapping[Address, Outcome]:
+        try:
+            outcomes = await conversation.deliver(outgoing)
+        finally:
+            self._connections.give(key, conversation)
+        if any(each.kind is Kind.DELIVERED for each in outcomes.values()):
+            self._policies.shown(needed, conversation.identity)
+        return outcomes
+
+    async def _conversation(self, trial: _Trial, stop: _Stop, where: Where, needed: Needed) -> Conversation | None:
+        """A new one, or None when that failed and is noted."""
+        relay = stop.relay
+        tls = None if relay.tls is Tls.NEVER else await self._means.tls(relay, needed.level)
+        login = None if relay.label is None else await self._means.login(relay.label)
+        how = How(
+            relay, self._hostname, tls, needed.level, needed.tlsa, needed.tlsa_names, login, timeouts=self._timeouts
+        )
+        try:
+            conversation = await client.connect(self._reactor, where, how)
+        except Refused as refused:
+            identity = _identity(refused)
+            level = Level.PLAIN if identity is None else identity.level
+            outcome = refused.outcome.on(stop.host, level, how.demanded, "")
+            if outcome.phase is Phase.TLS and needed.because:
+                outcome = replace(outcome, text=f"{outcome.text}{needed.because}")
+            self._tell(stop, "", needed, identity, outcome)
+            trial.note_all(outcome)
+            return None
+        self._tell(stop, conversation.peer, needed, conversation.identity, None)
+        return self._connections.begun(conversation)
+
+    def _tell(
+        self, stop: _Stop, peer: str, needed: Needed, identity: ServerIdentity | None, refused: Outcome | None
+    ) -> None:
+        if stop.found is not None and not stop.found.is_literal and stop.relay.tls is not Tls.NEVER:
+            self._heard(Tried(stop.found.domain, stop.host, peer, needed, identity, refused))
+
+    # -- the message --------------------------------------------------------------------------------------------
+
+    def _outgoing(self, trial: _Trial) -> Outgoing:
+        batch, message = trial.batch, trial.batch.message
+        return Outgoing(
+            parse_address(batch.reverse_path) if batch.reverse_path else None,
+            tuple(trial.waiting),
+            self._content(batch),
+            batch.size,
+            {address: Wish(rows[0].words, rows[0].original) for address, rows in trial.waiting.items()},
+            message.dsn_return,
+            message.envelope_id,
+            message.smtputf8,
+            message.body_8bit,
+            message.require_tls,
+        )
+
+    def _content(self, batch: Batch) -> Content:
+        async def read() -> AsyncIterator[bytes]:
+            message = batch.message
+            if batch.prefix:
+                yield batch.prefix
+            if message.content is not None:
+                yield message.content
+                return
+            part = octets = 0
+            while octets < message.size:
+                data = await self._store.read(content_part, message.id, part)
+                if data is None:
+                    raise TemporaryFailure("the message is not in the database any more")
+                part, octets = part + 1, octets + len(data)
+                yield data
+
+        return read
+
+
+class _Trial:
+    """A batch on its way from host to host.  ``waiting``: the rows that have no decision yet, by recipient."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.hosts = 0
+        self.waiting: dict[Address, list[OutboundRow]] = {}
+        self._heard: dict[int, list[Outcome]] = {row.id: [] for row in batch.rows}
+        for row in batch.rows:
+            try:
+                self.waiting.setdefault(parse_address(row.recipient), []).append(row)
+            except AddressError as error:
+                self._heard[row.id].append(refused_here(str(error), "5.1.3"))
+
+    def note(self, outcomes: Mapping[Address, Outcome]) -> None:
+        """A server has decided, or could not."""
+        for address, outcome in outcomes.items():
+            rows = self.waiting[address] if outcome.elsewhere else self.waiting.pop(address)
+            for row in rows:
+                self._heard[row.id].append(outcome)
+
+    def note_all(self, outcome: Outcome) -> None:
+        """The same for all who wait; the next host may do better."""
+        for rows in self.waiting.values():
+            for row in rows:
+                self._heard[row.id].append(outcome)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an outcome of every row."""
+        return all(self._heard.values())
+
+    def result(self) -> Mapping[int, Outcome]:
+        """The outcome of each row."""
+        return {row_id: weighed(heard or [_NOT_BEGUN]) for row_id, heard in self._heard.items()}
+
+
+_NOT_BEGUN = Outcome(Kind.DEFERRED, "mailsvc was stopped before the attempt", 0, "4.3.2", Phase.MAIL)
+
+
+def _by_no_hosts(none: NoHosts, host: str = "") -> Outcome:
+    kind = Kind.FAILED if none.permanent else Kind.DEFERRED
+    return Outcome(kind, none.why, 0, none.enhanced, Phase.CONNECT, host)
+
+
+def _identity(refused: Refused) -> ServerIdentity | None:
+    """What a server has shown that was refused for it."""
+    identity = getattr(refused.broken.__cause__, "identity", None) if refused.broken is not None else None
+    return identity if isinstance(identity, ServerIdentity) else None
