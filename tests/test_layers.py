@@ -61,7 +61,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
-        mailsvc.storage.outbound mailsvc.storage.outbound_admin
+        mailsvc.storage.outbound mailsvc.storage.outbound_admin mailsvc.storage.sts_policies
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
@@ -89,7 +89,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
         mailsvc.relay.attempt
         mailsvc.pop3.mailbox mailsvc.pop3.server
-        mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch
+        mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch mailsvc.mtasts.cache
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting
         mailsvc.relay.queue mailsvc.relay.settler

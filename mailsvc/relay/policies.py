@@ -36,7 +36,7 @@ from mailsvc.tls.memory import RENEW_SECONDS, Demand
 from mailsvc.tls.observation import ServerIdentity
 
 StsSource = Callable[[str], Awaitable[StsFacts]]
-"""What MTA-STS says of a domain; never raises."""
+"""What MTA-STS says of a domain.  Raises `mailsvc.errors.TemporaryFailure` of the database."""
 
 _NOTHING = Demand(Level.PLAIN, "nothing is remembered")
 _KEPT = 10_000
