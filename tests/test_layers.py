@@ -36,6 +36,8 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins mailsvc.relay.srs
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
         mailsvc.relay.opening mailsvc.relay.delivery
+        mailsvc.sending.header mailsvc.sending.letter mailsvc.sending.compose mailsvc.sending.target
+        mailsvc.sending.verdict mailsvc.sending.local
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
         mailsvc.relay.weighing
         mailsvc.tls.expiry
@@ -65,7 +67,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
-        mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
+        mailsvc.storage.beside mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database mailsvc.accounts.certificates
@@ -96,7 +98,7 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
-    5: "mailsvc.service mailsvc.probe.session",
+    5: "mailsvc.service mailsvc.probe.session mailsvc.sending.delivering mailsvc.sending.api",
     6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
     7: "mailsvc.__main__",
 }

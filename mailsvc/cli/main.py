@@ -38,6 +38,7 @@ COMMANDS = {
     "probe": "See what a server's TLS is worth, another's or our own.",
     "relay-client": "Machines that hand in mail without a login.",
     "route": "Where mail goes.",
+    "send": "Send a message now, and see what becomes of it.",
     "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
     "why": "What happened to a message, an address, a client.",

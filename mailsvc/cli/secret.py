@@ -43,8 +43,9 @@ def one_source(from_stdin: bool, file: Path | None) -> None:
         raise click.UsageError("--password-stdin and --password-file exclude each other")
 
 
-def new_secret(prompt: str, from_stdin: bool, file: Path | None, longest: int = LONGEST) -> str:
-    """The secret, from where the options say, or asked for twice.  ``longest``: octets, more are not read."""
+def new_secret(prompt: str, from_stdin: bool, file: Path | None, longest: int = LONGEST, *, known: bool = False) -> str:
+    """The secret, from where the options say, or asked for: twice, and once when it is ``known`` to somebody who will
+    check it.  ``longest``: octets, more are not read."""
     if from_stdin:
         return _first_line(sys.stdin.buffer, longest)
     if file is not None:
@@ -54,7 +55,9 @@ def new_secret(prompt: str, from_stdin: bool, file: Path | None, longest: int = 
         # Without a terminal getpass would go on and show what is typed.
         warnings.simplefilter("error", GetPassWarning)
         try:
-            answer: str = click.prompt(prompt, hide_input=True, confirmation_prompt="The same again", err=True)
+            answer: str = click.prompt(
+                prompt, hide_input=True, confirmation_prompt=False if known else "The same again", err=True
+            )
         except GetPassWarning:
             raise MailsvcError(
                 "there is no terminal to ask for the password; use --password-stdin or --password-file FILE"

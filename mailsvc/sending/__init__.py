@@ -1,0 +1,1 @@
+"""Mail that people and programs hand over: `mailsvc.send`, ``mailsvc send`` and ``mailsvc sendmail``."""

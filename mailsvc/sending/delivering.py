@@ -1,0 +1,229 @@
+"""Handing one message over now, without a queue: to a relay that is named, or to the MX hosts of each recipient.
+
+The queue's way is `mailsvc.relay.attempt`, which knows rows and routes; here are a message and a place.  Both stand on
+the same parts: `mailsvc.relay.mx` finds hosts, `mailsvc.relay.policies` says what the channel must be (DANE, MTA-STS,
+REQUIRETLS), `mailsvc.relay.means` has certificates and logins, `mailsvc.relay.client` talks.
+
+The hardest idea is that there is no second time.  Somebody waits for the answer, so every recipient gets an outcome
+before `Delivering.deliver` ends, whatever happens; "try again later" is an answer, and trying again is left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random, SystemRandom
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from mailsvc.errors import MailsvcError
+from mailsvc.mail.address import Address
+from mailsvc.relay import client
+from mailsvc.relay.client import How, Refused, Where
+from mailsvc.relay.demands import StsFacts
+from mailsvc.relay.hosts import NoHosts
+from mailsvc.relay.logins import RelayLogin
+from mailsvc.relay.means import Means
+from mailsvc.relay.mx import Exchangers, Found
+from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
+from mailsvc.relay.outgoing import Outgoing, Said, Timeouts
+from mailsvc.relay.policies import Needed, Policies
+from mailsvc.relay.url import Relay, Scheme, Tls
+from mailsvc.relay.weighing import weighed
+from mailsvc.resolver import Resolver
+from mailsvc.storage.outbound import OutboundMessage
+from mailsvc.tls.levels import Level
+from mailsvc.tls.memory import Demand
+
+Remembered = Callable[[str], Demand]
+"""What the downgrade memory demands of a domain; may block for a moment."""
+
+Sts = Callable[[str], Awaitable[StsFacts]]
+"""What MTA-STS says of a domain; never raises."""
+
+
+def nothing_remembered(domain: str) -> Demand:
+    """The memory of who has none."""
+    return Demand(Level.PLAIN, "nothing is remembered")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to.  ``relay`` without a host: to the MX hosts, under its demands.
+
+    ``addresses``: IP addresses of its host, none to look its name up.  ``login``: when the URL names no label.
+    """
+
+    relay: Relay
+    addresses: tuple[str, ...] = ()
+    login: RelayLogin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How.  ``hostname``: what EHLO says.  ``listener``: told each line of the dialogues as it is said."""
+
+    hostname: str
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    listener: Callable[[Said], None] | None = None
+
+
+class Memory:
+    """The one question that `Policies` asks a store, answered without a database."""
+
+    def __init__(self, remembered: Remembered) -> None:
+        self._remembered = remembered
+
+    def read(self, fn: Any, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """What is remembered of the domain among the arguments of `mailsvc.storage.tls_policies.demanded`."""
+        return succeed(self._remembered(args[1]))
+
+    def write(self, fn: Any, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Nothing is learned: what is sent by hand is no promise of how the next message travels."""
+        return succeed(None)
+
+
+class Delivering:
+    """Hands messages over.  ``ours``: names of this host, whose MX records mean a loop."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        resolver: Resolver,
+        sts: Sts,
+        means: Means,
+        *,
+        remembered: Remembered = nothing_remembered,
+        ours: Iterable[str] = (),
+        random: Random | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._means = means
+        self._exchangers = Exchangers(resolver, frozenset(ours), random or SystemRandom())
+        self._policies = Policies(resolver, Memory(remembered), reactor, sts)
+
+    async def deliver(self, outgoing: Outgoing, place: Place, manner: Manner) -> Mapping[Address, Outcome]:
+        """The outcome of each recipient, in their order.  Raises nothing that can be foreseen."""
+        trial = _Trial(outgoing)
+        if place.relay.scheme is Scheme.BACKUP:
+            trial.note_all(refused_here("backup:// is a route of a backup MX, and no place to send to", "5.3.5"))
+        elif not place.relay.is_mx:
+            await self._try(trial, outgoing.recipients, place, manner, None, "")
+        else:
+            domains: dict[str, list[Address]] = {}
+            for recipient in outgoing.recipients:
+                domains.setdefault(recipient.domain, []).append(recipient)
+            for domain, recipients in domains.items():
+                await self._to_domain(trial, domain, recipients, place, manner)
+        return trial.result()
+
+    async def _to_domain(
+        self, trial: _Trial, domain: str, recipients: Sequence[Address], place: Place, manner: Manner
+    ) -> None:
+        found = await self._exchangers.of(domain)
+        if isinstance(found, NoHosts):
+            trial.note(dict.fromkeys(recipients, _by_no_hosts(found)))
+            return
+        for host in found.hosts:
+            waiting = [each for each in recipients if each in trial.waiting]
+            if not waiting:
+                return
+            await self._try(trial, waiting, place, manner, found, host)
+
+    async def _try(
+        self,
+        trial: _Trial,
+        recipients: Sequence[Address],
+        place: Place,
+        manner: Manner,
+        found: Found | None,
+        host: str,
+    ) -> None:
+        """Give the message to one server; ``found`` is None for a relay that was named."""
+        relay, outgoing = place.relay, replace(trial.outgoing, recipients=tuple(recipients))
+        where = Where(relay.host, place.addresses, relay.path)
+        try:
+            if found is None:
+                needed = await self._policies.of_relay(relay, _message(outgoing))
+            else:
+                needed = await self._policies.of_mx(found, host, relay, _message(outgoing))
+                addresses = await self._exchangers.addresses(found, host)
+                if isinstance(addresses, NoHosts):
+                    trial.note(dict.fromkeys(recipients, _by_no_hosts(addresses, host)))
+                    return
+                where = Where(host, addresses)
+            if needed.refusal is not None:
+                trial.note(dict.fromkeys(recipients, needed.refusal))
+                return
+            how = await self._how(place, manner, needed)
+        except MailsvcError as why:
+            trial.note(dict.fromkeys(recipients, refused_here(str(why), "4.3.0", Phase.CONNECT, host)))
+            return
+        try:
+            conversation = await client.connect(self._reactor, where, how)
+        except Refused as refused:
+            outcome = refused.outcome.on(host or relay.host or relay.path, Level.PLAIN, how.demanded, "")
+            if outcome.phase is Phase.TLS:
+                outcome = replace(outcome, text=f"{outcome.text}{needed.because}")
+            trial.note(dict.fromkeys(recipients, outcome))
+            return
+        try:
+            outcomes = await conversation.deliver(outgoing)
+        finally:
+            await conversation.quit()
+        trial.note(outcomes)
+
+    async def _how(self, place: Place, manner: Manner, needed: Needed) -> How:
+        relay = place.relay
+        tls = None if relay.tls is Tls.NEVER else await self._means.tls(relay, needed.level)
+        login = place.login
+        if relay.label is not None:
+            login = await self._means.login(relay.label)
+        return How(
+            relay,
+            manner.hostname,
+            tls,
+            needed.level,
+            needed.tlsa,
+            needed.tlsa_names,
+            login,
+            manner.timeouts,
+            manner.listener,
+        )
+
+
+class _Trial:
+    """A message on its way; ``waiting``: who has no decision yet."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.outgoing = outgoing
+        self.waiting = dict.fromkeys(outgoing.recipients)
+        self._heard: dict[Address, list[Outcome]] = {each: [] for each in outgoing.recipients}
+
+    def note(self, outcomes: Mapping[Address, Outcome]) -> None:
+        """A server has decided, or could not, and then another one may."""
+        for address, outcome in outcomes.items():
+            self._heard[address].append(outcome)
+            if not outcome.elsewhere:
+                self.waiting.pop(address, None)
+
+    def note_all(self, outcome: Outcome) -> None:
+        """The same for everybody."""
+        self.note(dict.fromkeys(self.outgoing.recipients, outcome))
+
+    def result(self) -> dict[Address, Outcome]:
+        """The outcome of each."""
+        return {address: weighed(heard) for address, heard in self._heard.items()}
+
+
+def _by_no_hosts(none: NoHosts, host: str = "") -> Outcome:
+    kind = Kind.FAILED if none.permanent else Kind.DEFERRED
+    return Outcome(kind, none.why, 0, none.enhanced, Phase.CONNECT, host)
+
+
+def _message(outgoing: Outgoing) -> OutboundMessage:
+    """What `Policies` wants to know of a message: whether it demands REQUIRETLS."""
+    sender = "" if outgoing.reverse_path is None else str(outgoing.reverse_path)
+    flags = outgoing.smtputf8, outgoing.body_8bit, outgoing.require_tls, False
+    return OutboundMessage(0, "", sender, 0.0, outgoing.size, 0, *flags, None, None)
