@@ -70,7 +70,7 @@ EXTENSIONS = (
     Extension(
         "LIMITS", "RFC 9422", lambda session, figures: bool(figures.messages or figures.recipients), said=_limits
     ),
-    Extension("STARTTLS", "RFC 3207", lambda session, figures: not session.secured),
+    Extension("STARTTLS", "RFC 3207", lambda session, figures: session.mode.offers_tls and not session.secured),
     Extension("REQUIRETLS", "RFC 8689", lambda session, figures: session.secured, mail=("REQUIRETLS",)),
     Extension(
         "AUTH",

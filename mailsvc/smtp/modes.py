@@ -15,7 +15,7 @@ class Mode:
 
     ``implicit_tls``: TLS from the first octet.  ``requires_tls``: before TLS only EHLO, NOOP, STARTTLS and QUIT.
     ``offers_auth``: AUTH exists, inside TLS.  ``requires_login``: MAIL only after AUTH.  ``lmtp``: LHLO instead of
-    EHLO, and an answer for each recipient behind the message.
+    EHLO, and an answer for each recipient behind the message.  ``offers_tls``: STARTTLS exists.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Mode:
     offers_auth: bool
     requires_login: bool
     lmtp: bool = False
+    offers_tls: bool = True
 
     @property
     def for_servers(self) -> bool:
@@ -41,6 +42,10 @@ SUBMISSION = Mode("submission", implicit_tls=False, requires_tls=True, offers_au
 
 SUBMISSIONS = Mode("submissions", implicit_tls=True, requires_tls=True, offers_auth=True, requires_login=True)
 """Mail from our users over implicit TLS, RFC 8314 section 3.3."""
+
+
+STDIO = Mode("stdio", False, requires_tls=False, offers_auth=False, requires_login=False, offers_tls=False)
+"""Mail from a program of this machine, on its pipes; nobody can listen to them, and nobody logs in."""
 
 
 def lmtp(*, requires_tls: bool) -> Mode:

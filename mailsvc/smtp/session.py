@@ -95,6 +95,7 @@ _LMTP_ONLY = reply(500, "5.5.1", "This is SMTP; send EHLO")
 _NOT_LMTP = reply(500, "5.5.1", "This is LMTP; send LHLO")
 _LHLO_FIRST = reply(503, "5.5.1", "Send LHLO first")
 _LMTP_NO_RECIPIENT = reply(503, "5.5.1", "No valid recipients")
+_NO_TLS = reply(502, "5.5.1", "TLS is not offered here")
 _TLS_ALREADY = reply(503, "5.5.1", "TLS is active already")
 _NO_AUTH = reply(502, "5.5.1", "AUTH is not offered here")
 _AUTH_ALREADY = reply(503, "5.5.1", "Already authenticated")
@@ -112,6 +113,8 @@ def refusal(verb: str, argument: str, session: Session) -> Reply | None:
         return _NOT_LMTP if session.mode.lmtp else _LMTP_ONLY
     if argument and verb in WITHOUT_ARGUMENT:
         return _NO_ARGUMENT
+    if verb == "STARTTLS" and not session.mode.offers_tls:
+        return _NO_TLS
     if verb == "STARTTLS" and session.secured:
         return _TLS_ALREADY
     if verb == "AUTH" and not (session.mode.offers_auth and session.secured):
