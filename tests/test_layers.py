@@ -37,9 +37,9 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
         mailsvc.relay.opening mailsvc.relay.delivery
         mailsvc.sending.header mailsvc.sending.letter mailsvc.sending.compose mailsvc.sending.target
-        mailsvc.sending.verdict mailsvc.sending.local
+        mailsvc.sending.verdict mailsvc.sending.local mailsvc.sending.arguments
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
-        mailsvc.relay.weighing
+        mailsvc.relay.weighing mailsvc.tlsrpt mailsvc.tlsrpt.record mailsvc.tlsrpt.report
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -63,7 +63,8 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
         mailsvc.storage.surrogates
         mailsvc.storage.imports mailsvc.storage.exports
-        mailsvc.storage.outbound mailsvc.storage.outbound_admin mailsvc.storage.sts_policies
+        mailsvc.storage.outbound mailsvc.storage.outbound_admin mailsvc.storage.reports
+        mailsvc.storage.sts_policies mailsvc.storage.tls_reports
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
@@ -78,6 +79,7 @@ LEVELS: dict[int, str] = {
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
         mailsvc.relay.destinations
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
+        mailsvc.relay.bounces
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
         mailsvc.mailbox.reading mailsvc.mailbox.writing
         """,
@@ -89,7 +91,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
-        mailsvc.relay.attempt
+        mailsvc.relay.attempt mailsvc.relay.telling
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch mailsvc.mtasts.cache
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
@@ -98,9 +100,10 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
-    5: "mailsvc.service mailsvc.probe.session mailsvc.sending.delivering mailsvc.sending.api",
-    6: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
-    7: "mailsvc.__main__",
+    5: "mailsvc.outgoing mailsvc.probe.session mailsvc.sending.delivering mailsvc.sending.api mailsvc.sending.handing mailsvc.sending.stdio",
+    6: "mailsvc.service",
+    7: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
+    8: "mailsvc.__main__",
 }
 PLACES = {name: level for level, names in LEVELS.items() for name in names.split()}
 

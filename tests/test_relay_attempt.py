@@ -463,6 +463,32 @@ class Stopping(WayCase):
         self.assertEqual((outcome.kind, outcome.duplicate_possible), (Kind.DEFERRED, False))
         self.assertEqual(way.network.asked, [ONE])
 
+    def test_what_was_delivered_stays_delivered(self) -> None:
+        """One recipient is through, and mailsvc stops while the next host is connected to: no duplicate for him."""
+        first = Script(starttls=False, answers={f"RCPT TO:<{ANN}>": b"450 4.2.0 later\r\n"})
+        way = self.way({ONE: first, TWO: None})
+        rows = way.rows(JOE, ANN)
+        attempt = Deferred.fromCoroutine(way.deliveries.attempt(Batch(Destination("x"), rows[0].message, rows)))
+        way.network.settle()
+        self.assertEqual(way.network.asked, [ONE, TWO])
+        way.deliveries.hurry()
+        attempt.cancel()
+        way.network.settle()
+        kinds = {row.recipient: self.successResultOf(attempt)[row.id].kind for row in rows[:1]}
+        self.assertEqual(kinds, {JOE: Kind.DELIVERED})
+
+    def test_a_connection_that_is_cut_short_was_no_attempt_at_the_content(self) -> None:
+        """Nobody could have got the message."""
+        way = self.way({ONE: None, TWO: None})
+        rows = way.rows(JOE)
+        attempt = Deferred.fromCoroutine(way.deliveries.attempt(Batch(Destination("x"), rows[0].message, rows)))
+        way.network.settle()
+        way.deliveries.hurry()
+        attempt.cancel()
+        way.network.settle()
+        outcome = self.successResultOf(attempt)[rows[0].id]
+        self.assertEqual((outcome.kind, outcome.duplicate_possible), (Kind.DEFERRED, False))
+
 
 class Weighing(SynchronousTestCase):
     def test_a_permanent_failure_needs_everybodys_consent(self) -> None:

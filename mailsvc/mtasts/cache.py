@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -94,7 +95,7 @@ class StsCache:
         self._running = True
         self._timer = self._clock.callLater(ROUND, self._next_round)
 
-    def stop(self) -> Deferred[object]:
+    def stop(self) -> Deferred[Any]:
         """Begin nothing more; fires when nothing is under way."""
         self._running = False
         if self._timer is not None and self._timer.active():
@@ -102,7 +103,8 @@ class StsCache:
         under_way = list(self._fetching.values())
         for each in under_way:
             each.cancel()
-        return gatherResults([self._round, *(_ended(each) for each in under_way)])
+        ending: list[Deferred[Any]] = [self._round, *(_ended(each) for each in under_way)]
+        return gatherResults(ending)
 
     # -- within -------------------------------------------------------------------------------------------------
 

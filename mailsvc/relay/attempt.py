@@ -125,14 +125,13 @@ class Deliveries:
         except MailsvcError as why:
             trial.note_all(refused_here(str(why), "4.3.0"))
         except CancelledError:
-            if not trial.is_known:
-                raise
+            pass  # between two hosts, where nothing is under way: what is known is known
         return trial.result()
 
     # -- for the service ----------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """No host more: what runs is about to be cancelled."""
+        """No host more: mailsvc stops, and what runs may be cancelled soon."""
         self._ending = True
 
     def stop(self) -> Deferred[Any]:
@@ -304,11 +303,6 @@ class _Trial:
         for rows in self.waiting.values():
             for row in rows:
                 self._heard[row.id].append(outcome)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there is an outcome of every row."""
-        return all(self._heard.values())
 
     def result(self) -> Mapping[int, Outcome]:
         """The outcome of each row."""

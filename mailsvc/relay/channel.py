@@ -235,7 +235,9 @@ class Channel(Protocol):
 
 async def connect(endpoint: IStreamClientEndpoint, channel: Channel, seconds: float, clock: IReactorTime) -> None:
     """Connect the channel.  Raises `NotReached`."""
-    connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(lambda: channel))
+    factory = Factory.forProtocol(lambda: channel)
+    factory.noisy = False  # two lines in the log for each connection
+    connecting: Deferred[Any] = endpoint.connect(factory)
 
     def expired(_: object, __: float) -> NoReturn:
         # Endpoints tell their cancellation in several ways; only the clock knows that it was the clock.

@@ -27,7 +27,7 @@ from mailsvc.errors import MailsvcError, TemporaryFailure
 from mailsvc.mail.channel import safe_text
 from mailsvc.relay.client import server_policy
 from mailsvc.relay.logins import RelayLogin, read_logins
-from mailsvc.relay.url import Relay
+from mailsvc.relay.url import Relay, Scheme, Verify
 from mailsvc.storage.routes import login_row, opened
 from mailsvc.storage.store import Store
 from mailsvc.tls.client import ClientTLS
@@ -42,6 +42,9 @@ FRESH = 600.0
 
 MOST = 50
 """Policies whose `ClientTLS` is kept."""
+
+
+_WEB = Relay(Scheme.TLS, "", 25, Verify.NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,10 @@ class Means:
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return made
+
+    async def web(self) -> ClientTLS:
+        """What checks web servers: their name, by the system's roots.  Raises `TemporaryFailure`."""
+        return await self.tls(_WEB, Level.NAME)
 
     async def login(self, label: str) -> RelayLogin:
         """The credentials of this label: of the file, or else of the database.  Raises `TemporaryFailure`."""

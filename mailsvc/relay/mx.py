@@ -39,14 +39,12 @@ class Found:
 
 
 class Exchangers:
-    """Looks hosts up.  ``ours``: the names of this host, in lower case; ``loopback``: whether addresses of this machine
-    may be used, for tests."""
+    """Looks hosts up.  ``ours``: the names of this host, in lower case."""
 
-    def __init__(self, resolver: Resolver, ours: Collection[str], random: Random, *, loopback: bool = False) -> None:
+    def __init__(self, resolver: Resolver, ours: Collection[str], random: Random) -> None:
         self._resolver = resolver
         self._ours = frozenset(ours)
         self._random = random
-        self._loopback = loopback
 
     async def of(self, domain: str, our_name: str = "") -> Found | NoHosts:
         """The hosts to try for ``domain``.  ``our_name``: the name under which we are its backup MX, "" for none.
@@ -82,7 +80,7 @@ class Exchangers:
         return self._usable(found, host, answer.records)
 
     def _usable(self, found: Found, host: str, addresses: tuple[str, ...]) -> tuple[str, ...] | NoHosts:
-        usable = [each for each in addresses if self._loopback or not _is_here(each)]
+        usable = [each for each in addresses if not _is_here(each)]
         if not usable:
             why = f"the host {host} of {found.domain} has no address but {addresses[0]}, which is this machine itself"
             return NoHosts(why, True, "5.4.6")
