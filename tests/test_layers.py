@@ -68,7 +68,8 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.deleted mailsvc.storage.devices mailsvc.storage.expiry
         """,
     3: """
-        mailsvc.storage.beside mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
+        mailsvc.storage.beside
+        mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database mailsvc.accounts.certificates
@@ -100,7 +101,10 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.housekeeping mailsvc.pop3.content mailsvc.pop3.rules mailsvc.pop3.connection mailsvc.pop3.handout
         mailsvc.pop3.login
         """,
-    5: "mailsvc.outgoing mailsvc.probe.session mailsvc.sending.delivering mailsvc.sending.api mailsvc.sending.handing mailsvc.sending.stdio",
+    5: """
+        mailsvc.outgoing mailsvc.probe.session
+        mailsvc.sending.delivering mailsvc.sending.api mailsvc.sending.handing mailsvc.sending.stdio
+        """,
     6: "mailsvc.service",
     7: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
     8: "mailsvc.__main__",

@@ -39,6 +39,7 @@ COMMANDS = {
     "relay-client": "Machines that hand in mail without a login.",
     "route": "Where mail goes.",
     "send": "Send a message now, and see what becomes of it.",
+    "sendmail": "Take mail from programs, as sendmail(8) does.",
     "tls": "What TLS others show, and what they must.",
     "user": "The people who have a mailbox.",
     "why": "What happened to a message, an address, a client.",

@@ -108,10 +108,10 @@ def send(common: Common, /, to: Sequence[str], as_json: bool, verbose: bool, **o
             require_tls=asked.require_tls,
             heard=progress.at,
         )
-        manner = Manner(hostname, asked.timeouts(), _say if verbose else None)
+        manner = Manner(hostname, asked.timeouts(), say if verbose else None)
 
         async def work(reactor: Any) -> Mapping[Address, Outcome]:
-            return await _delivering(common, configuration, reactor).deliver(outgoing, place, manner)
+            return await delivering(configuration, reactor).deliver(outgoing, place, manner)
 
         try:
             outcomes = run(work)
@@ -266,7 +266,8 @@ def _labelled(relay: Relay, label: str) -> Relay:
     return parse_relay(f"{scheme}://{label}@{rest}")
 
 
-def _delivering(common: Common, configuration: Configuration, reactor: Any) -> Delivering:
+def delivering(configuration: Configuration, reactor: Any) -> Delivering:
+    """What hands messages over, with the logins and certificates of this machine."""
     file = configuration.relay.credentials_file
     places = Places(
         configuration.certs,
@@ -289,7 +290,8 @@ def _stdin(what: str) -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _say(said: Said) -> None:
+def say(said: Said) -> None:
+    """Show a line of a dialogue."""
     click.echo(f"{said.who} {visible(said.text)}", err=True)
 
 

@@ -136,6 +136,20 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionalPlace:
+    """A host, a URL, or "" for none; what it means is for those who use it."""
+
+    allowed: str = 'up to 2000 printable ASCII characters without blanks, or "" for none'
+
+    def parse(self, raw: object) -> str:
+        if not isinstance(raw, str):
+            raise Mistake(f"{shown(raw)} is not a string; give {self.allowed}")
+        if len(raw) > 2000 or not (raw.isascii() and raw.isprintable()) or " " in raw:
+            raise Mistake(f"{shown(raw)} is no place; give {self.allowed}")
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """The path of a folder; whether it exists is for those who open it."""
 

@@ -25,6 +25,7 @@ from mailsvc.config.kinds import (
     Networks,
     OptionalFile,
     OptionalPath,
+    OptionalPlace,
     Seconds,
     Switch,
     Whole,
@@ -407,6 +408,18 @@ class Queueing:
 
 
 @dataclass(frozen=True, slots=True)
+class Sendmail:
+    """Mail from programs of this machine (`mailsvc sendmail`)."""
+
+    via: str = _setting(
+        "", OptionalPlace(), 'The relay that gets it, as a URL; "" puts it into the database, for the service.'
+    )
+    domain: str = _setting(
+        "", OptionalPlace(), 'What is put behind a name without a domain ("root"); "" is the name of this host.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ClientCertificates:
     """`ListenerClients` by listener."""
 
@@ -460,6 +473,7 @@ class Configuration:
     client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
     relay: Relaying = field(default_factory=Relaying)
     queue: Queueing = field(default_factory=Queueing)
+    sendmail: Sendmail = field(default_factory=Sendmail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +526,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
     "relay": Relaying,
     "queue": Queueing,
+    "sendmail": Sendmail,
 }
 
 

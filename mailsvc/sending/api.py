@@ -249,7 +249,7 @@ class Handed:
 
 
 def prepared(
-    letter: Letter, to: Addresses | None, sender: str | Address | None, hostname: str
+    letter: Letter, to: Addresses | None, sender: str | Address | None, hostname: str, *, name: str = ""
 ) -> tuple[Letter, Handed]:
     """The message as it goes out, and its envelope.  Raises `MessageError`, `AddressError`."""
     everybody = recipients(letter.head, "")[0] if to is None else _addresses(to)
@@ -262,7 +262,8 @@ def prepared(
         reverse = parse_address(str(sender)) if str(sender) else None
     now = time.time()
     identifier = new_message_id(hostname)
-    head = completed(letter.head, sender=reverse, name="", date=formatdate(now, localtime=True), message_id=identifier)
+    writer = reverse or own_address(hostname)
+    head = completed(letter.head, sender=writer, name=name, date=formatdate(now, localtime=True), message_id=identifier)
     found = next(head.values(b"message-id"), b"").decode("utf-8", "replace")
     return letter.with_head(head), Handed(reverse, everybody, found)
 

@@ -125,7 +125,7 @@ def sender_of(head: Head, domain: str) -> Address | None:
     return None
 
 
-def completed(head: Head, *, sender: Address | None, name: str, date: str, message_id: str) -> Head:
+def completed(head: Head, *, sender: Address, name: str, date: str, message_id: str) -> Head:
     """The header as it goes out: without Bcc, and with From, Date and Message-ID (RFC 6409 sections 8.1 to 8.3).
 
     ``sender``: whose From is added where there is none; ``name`` stands before it.  ``date`` and ``message_id`` as the
@@ -133,7 +133,7 @@ def completed(head: Head, *, sender: Address | None, name: str, date: str, messa
     """
     made = head.without(_HIDDEN)
     if not made.has(b"from"):
-        made = made.with_field("From", mailbox(sender, name) if sender is not None else "MAILER-DAEMON")
+        made = made.with_field("From", mailbox(sender, name))
     if not made.has(b"date"):
         made = made.with_field("Date", date)
     if not made.has(b"message-id"):

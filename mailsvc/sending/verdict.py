@@ -17,6 +17,9 @@ from mailsvc.relay.outcome import Kind, Outcome, Phase
 _ID = re.compile(r"(?:\bqueued as|\bstored as|\bid[= ]|\baccepted as)[ :=]*<?([\w.+@/-]{4,80})", re.IGNORECASE)
 
 
+_OURS = (Phase.TLS, Phase.AUTH)
+
+
 class Verdict(Enum):
     """What is to be done now; the value is the exit status."""
 
@@ -39,7 +42,7 @@ def verdict(outcomes: Mapping[Address, Outcome]) -> Verdict:
         return Verdict.TAKEN
     if Kind.DELIVERED in kinds:
         return Verdict.PARTLY
-    if all(outcome.phase in (Phase.TLS, Phase.AUTH) for outcome in outcomes.values()):
+    if all(outcome.phase in _OURS for outcome in outcomes.values()):
         return Verdict.OURS
     return Verdict.LATER if Kind.DEFERRED in kinds else Verdict.REFUSED
 
@@ -61,7 +64,8 @@ def lines(outcomes: Mapping[Address, Outcome], *, message_id: str, size: int) ->
     for address, outcome in outcomes.items():
         groups.setdefault(outcome, []).append(address)
     for outcome, addresses in groups.items():
-        yield f"{_WORDS[outcome.kind]}: {', '.join(map(str, addresses))}"
+        ours = outcome.phase in _OURS and outcome.kind is Kind.DEFERRED
+        yield f"{'Not sent' if ours else _WORDS[outcome.kind]}: {', '.join(map(str, addresses))}"
         if outcome.kind is Kind.DELIVERED:
             found = queue_id(outcome.text)
             yield f"  by {outcome.host}{f' as {found}' if found else ''}"
