@@ -75,7 +75,8 @@ class RunningService:
     """One mailsvc process and its folder; a context manager that ends the process.
 
     `folder` gets the database, and the certificates when `certs` brings none; `options` are added to the command
-    line of `twistd mailsvc`, `root` is where Python finds mailsvc.  May be started again after it was ended.
+    line of `twistd mailsvc`, `root` is where Python finds mailsvc, `prefix` a command that becomes the one behind it.
+    May be started again after it was ended.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RunningService:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         root: Path = ROOT,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(exist_ok=True)
@@ -94,6 +96,7 @@ class RunningService:
         self.ports: dict[str, int] = {}
         self.log: list[str] = []
         self._options = tuple(options)
+        self._prefix = tuple(prefix)
         self._environment = python_environment(root, **(environment or {}))
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -123,7 +126,7 @@ class RunningService:
         given = " ".join(self._options)
         ports = [f"--{name}=tcp:0:interface=127.0.0.1" for name in LISTENERS if f"--{name}=" not in given]
         settings = [f"--certs={self.certs.folder}", f"--database={self.database}", f"--hostname={HOSTNAME}"]
-        return twistd("-n", "--pidfile=", "mailsvc", *settings, *ports, *self._options)
+        return [*self._prefix, *twistd("-n", "--pidfile=", "mailsvc", *settings, *ports, *self._options)]
 
     def start(self) -> Self:
         """Start the process and wait until it listens; raises AssertionError with its log when it does not."""
