@@ -20,11 +20,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
+from mailsvc.mail.dsn import Action
 from mailsvc.mail.message import Summary
 from mailsvc.relay.outcome import Kind, Outcome, Phase, by_no_connection
 from mailsvc.relay.queue import Queue, QueueRules
 from mailsvc.relay.schedule import Schedule
-from mailsvc.relay.seams import Action, Batch, Destination, Told
+from mailsvc.relay.seams import Batch, Destination, Told
 from mailsvc.storage import mailboxes, outbound
 from mailsvc.storage.outbound import NewOutbound, OutboundMessage, OutboundRow
 from mailsvc.storage.rows import Cursor

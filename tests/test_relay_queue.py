@@ -10,11 +10,12 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.config import Configuration
+from mailsvc.mail.dsn import Action
+from mailsvc.outgoing import queue_rules
 from mailsvc.relay.outcome import Outcome
 from mailsvc.relay.queue import QueueRules
 from mailsvc.relay.schedule import Schedule
-from mailsvc.relay.seams import Action, Destination
-from mailsvc.service import queue_rules
+from mailsvc.relay.seams import Destination
 from mailsvc.storage import outbound
 from mailsvc.storage.outbound import OutboundRow
 from tests.memory import storage_failure

@@ -255,7 +255,10 @@ class DeliveryTests(MailCase):
         self.assertNotIn(b"secret", report)
 
     def test_report_to_a_stranger(self) -> None:
-        """For a sender that is not one of ours an event says that there is no relay; nothing is made up."""
+        """For a sender elsewhere it goes out, with the null sender, in the transaction of the delivery.
+
+        Rule: DSN: reports for senders elsewhere
+        """
         host = self.host()
         message = (
             b"MAIL FROM:<eve@example.net>",
@@ -264,9 +267,11 @@ class DeliveryTests(MailCase):
             b"a: b\r\n\r\n.",
         )
         told(host.mx_client(), *message)
-        self.assertEqual(host.count("message"), 1)
+        self.assertEqual(host.count("message"), 2)
+        rows = host.store.connection.execute("SELECT recipient, reverse_path, notify, account FROM outbound").fetchall()
+        self.assertEqual(rows, [("eve@example.net", "", None, "")])
         details = [detail for (detail,) in host.store.connection.execute("SELECT detail FROM event")]
-        self.assertTrue(any("there is no relay yet" in detail for detail in details), details)
+        self.assertTrue(any("goes out to eve@example.net" in detail for detail in details), details)
 
     def test_no_report_to_the_null_sender(self) -> None:
         """A report never gets a report."""

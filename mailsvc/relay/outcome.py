@@ -64,6 +64,7 @@ class Outcome:
     ``level`` and ``tls``: what the channel really was ("" without TLS); ``required``: what it had to be.
     ``duplicate_possible``: the server may have the message although it is tried again.  ``dsn``: the server has
     taken over what the sender wants to be told (DSN, RFC 3461 section 5.2.1), so that nothing is to be reported here.
+    ``reply``: what the server said, word for word but printable; "" when it is our own conclusion.
     """
 
     kind: Kind
@@ -77,9 +78,11 @@ class Outcome:
     tls: str = ""
     duplicate_possible: bool = False
     dsn: bool = False
+    reply: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", safe_text(self.text, TEXT_LIMIT))
+        object.__setattr__(self, "reply", safe_text(self.reply, TEXT_LIMIT))
         if not self.enhanced:
             object.__setattr__(self, "enhanced", _ENHANCED[self.kind])
 
@@ -117,7 +120,7 @@ def by_reply(reply: PeerReply, phase: Phase, host: str = "") -> Outcome:
     if enhanced[:1] != _ENHANCED[kind][:1]:
         enhanced = _ENHANCED[kind][:1] + enhanced[1:] if enhanced else ""
     said = f"{host or 'the server'} answered {phase.value} with {reply}"
-    return Outcome(kind, said, reply.code, enhanced, phase, host)
+    return Outcome(kind, said, reply.code, enhanced, phase, host, reply=str(reply))
 
 
 def by_lost_connection(why: str, phase: Phase, host: str = "") -> Outcome:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
+from mailsvc.mail.dsn import Action
 from mailsvc.relay.outcome import Outcome
 from mailsvc.storage.outbound import OutboundMessage, OutboundRow
 from mailsvc.storage.rows import Cursor
@@ -68,15 +68,6 @@ class Attempts(Protocol):
         Raises nothing that can be foreseen: an unreachable server is an outcome.  When it is cancelled (mailsvc stops)
         it ends soon, and still gives outcomes if it can, because it knows whether a duplicate is possible.
         """
-
-
-class Action(Enum):
-    """What the sender may want to hear of a recipient (the Action field of RFC 3464 section 2.3.3)."""
-
-    FAILED = "failed"
-    DELAYED = "delayed"
-    RELAYED = "relayed"
-    """Another server took it."""
 
 
 @dataclass(frozen=True, slots=True)

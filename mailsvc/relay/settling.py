@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mailsvc.mail.dsn import Action
 from mailsvc.mail.event import Event, GivenUp, PutOff, Relayed
 from mailsvc.relay.outcome import Kind, Outcome
 from mailsvc.relay.pace import is_of_the_server
 from mailsvc.relay.schedule import Schedule, after_failure, counted
-from mailsvc.relay.seams import Action, Bounces, Told
+from mailsvc.relay.seams import Bounces, Told
 from mailsvc.storage import events, outbound
 from mailsvc.storage.outbound import OutboundMessage, OutboundRow, Retry
 from mailsvc.storage.rows import Cursor

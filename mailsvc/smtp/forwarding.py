@@ -20,6 +20,7 @@ from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Noted
 from mailsvc.smtp.seams import Destination
 from mailsvc.storage import outbound
+from mailsvc.storage.backups import keep_of
 from mailsvc.storage.forwarding import forwarded_sender
 from mailsvc.storage.rows import Cursor
 
@@ -56,11 +57,22 @@ def queue(
 
     Raises `mailsvc.storage.outbound.DailyLimit` past ``daily_recipients`` (0: no limit).
     """
-    login = envelope.origin.login
-    account = "" if login is None else login.key
+    account = _account(envelope)
     if account and going:
         outbound.count_for_day(txn, account, len(going), now, daily_recipients)
     outbound.enqueue(txn, message_id, _rows(txn, envelope, going, account, now), now)
+
+
+def look_ahead(txn: Cursor, envelope: Envelope, going: Sequence[Onward], now: float, daily_recipients: int) -> None:
+    """Raise what `queue` would raise now."""
+    account = _account(envelope)
+    if account and going:
+        outbound.check_day(txn, account, len(going), now, daily_recipients)
+
+
+def _account(envelope: Envelope) -> str:
+    login = envelope.origin.login
+    return "" if login is None else login.key
 
 
 def told(going: Sequence[Onward]) -> Iterator[Noted]:
@@ -95,4 +107,5 @@ def _rows(
             notify=None if wish.notify is None else ",".join(wish.notify),
             original=original,
             release_at=envelope.release_at,
+            keep=keep_of(txn, each.remote.domain),
         )

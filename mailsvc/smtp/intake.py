@@ -238,12 +238,8 @@ class Intake:
         envelope: Envelope,
         destinations: Mapping[Address, Destination],
         reception: Reception,
-        *,
-        report_to: Sequence[int] = (),
     ) -> str:
         """Give the message to its programs, and store it; return its trace id once it is committed and synced.
-
-        ``report_to``: the accounts of the reverse-path, for a report of the delivery if one is wanted.
 
         Raises `NotTaken` with the reply for the sender, `mailsvc.smtp.reporting.MailLoop`,
         `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
@@ -257,7 +253,7 @@ class Intake:
         wanted = pipes(destinations)
         if self._programs is not None and wanted:
             # A program cannot be asked to forget: what would refuse the message anyway is found out before.
-            await self._look_ahead(destinations, wanted, reception, len(trace))
+            await self._look_ahead(envelope, destinations, wanted, reception, len(trace))
             given = self._given(envelope, reception)
             refused = await give_to_programs(
                 self._programs,
@@ -271,7 +267,7 @@ class Intake:
             if refused is not None:
                 raise NotTaken(refused)
         owner = fullness.Warner(self._hostname, self._new_id)
-        report = reporting.Report(tuple(report_to), self._hostname, self._new_id) if wants_report(envelope) else None
+        reporter = reporting.Reporter(self._hostname, self._new_id) if wants_report(envelope) else None
         deliveries, limited = _deliveries(destinations), _limited(destinations)
         job = _Job(
             envelope,
@@ -282,7 +278,7 @@ class Intake:
             now,
             trace,
             owner,
-            report,
+            reporter,
             self._hostname,
             forwarding.onward(destinations),
             self._daily_recipients,
@@ -292,7 +288,7 @@ class Intake:
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
         except DailyLimit as error:
-            raise NotTaken(reply(450, "4.7.1", str(error))) from None
+            raise _day_is_full(error) from None
         return trace_id
 
     def _given(self, envelope: Envelope, reception: Reception) -> _Given:
@@ -304,25 +300,30 @@ class Intake:
 
     async def _look_ahead(
         self,
+        envelope: Envelope,
         destinations: Mapping[Address, Destination],
         wanted: Mapping[Pipe, Address],
         reception: Reception,
         more: int,
     ) -> None:
         """Raise what `_store` would raise now; ``more``: octets of our trace."""
+        going, limit = forwarding.onward(destinations), self._daily_recipients
         try:
+            await self._store.read(forwarding.look_ahead, envelope, going, self._clock.seconds(), limit)
             await self._store.read(
                 _would_refuse,
                 _deliveries(destinations),
                 _limited(destinations),
                 wanted,
-                forwarding.onward(destinations),
+                going,
                 more + reception.scanner.size,
                 reception.spool,
                 reception.scanner.header_size,
             )
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
+        except DailyLimit as error:
+            raise _day_is_full(error) from None
         if not self._store.has_room_for(reception.scanner.size):
             raise NotTaken(NO_SPACE)
 
@@ -339,7 +340,7 @@ class _Job:
     now: float
     trace: bytes
     warner: fullness.Warner
-    report: reporting.Report | None
+    reporter: reporting.Reporter | None
     hostname: str
     going: Sequence[forwarding.Onward]
     daily_recipients: int
@@ -378,6 +379,10 @@ def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Addres
         for account_id in destination.accounts:
             deliveries.setdefault(account_id, address)
     return deliveries
+
+
+def _day_is_full(error: DailyLimit) -> NotTaken:
+    return NotTaken(reply(450, "4.7.1", str(error)))
 
 
 def _forwarded(going: Sequence[forwarding.Onward]) -> frozenset[Address]:
@@ -455,8 +460,8 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
         forwarding.queue(txn, envelope, message_id, job.going, job.now, job.daily_recipients)
     fullness.refuse_beyond_quota(txn, job.limited, 0)
     events.record(txn, _story(txn, job, summary, message_id, forged))
-    if job.report is not None:
-        reporting.store_report(txn, job.report, envelope, job.deliveries, header, job.trace_id, job.now)
+    if job.reporter is not None:
+        reporting.store_report(txn, job.reporter, envelope, job.deliveries, header, job.trace_id, job.now)
     job.warner.after_delivery(txn, tuple(job.deliveries), size, job.now)
 
 

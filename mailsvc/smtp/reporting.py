@@ -1,8 +1,7 @@
 """What a message's transaction does besides storing it: refuse a loop, keep the sender's wishes, report a delivery.
 
 A report about deliveries (RFC 3461 section 6.2.4) is stored in the transaction of the delivery that it tells of, so
-neither can be without the other.  It is for senders that are accounts of ours; for others an event says that there is
-no relay to carry it.
+neither can be without the other.  What becomes of mail that goes out is reported by `mailsvc.relay.bounces`.
 
 The hardest idea: a loop is found by our own handwriting.  A message that comes with the Delivered-To of a maildrop has
 been in that maildrop (RFC 9228 section 4), however short the way was that it took.
@@ -10,7 +9,6 @@ been in that maildrop (RFC 9228 section 4), however short the way was that it to
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,9 +18,8 @@ from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.mail.dsn import Delivered, delivered_report
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Noted
-from mailsvc.mail.message import fields_named, summarise
-from mailsvc.smtp.trace import delivery_header
-from mailsvc.storage import accounts, events, mailboxes, rules
+from mailsvc.mail.message import fields_named
+from mailsvc.storage import accounts, events, mailboxes, reports
 from mailsvc.storage.rows import Cursor
 
 MOST_MAILDROPS = 100
@@ -38,10 +35,9 @@ class MailLoop(MailsvcError):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A report to be made.  ``accounts`` get it (none: its reader is not one of ours); ``new_id`` makes trace ids."""
+class Reporter:
+    """Who reports: the server ``hostname``; ``new_id`` makes trace ids."""
 
-    accounts: tuple[int, ...]
     hostname: str
     new_id: Callable[[], str]
 
@@ -112,7 +108,7 @@ def keep_wishes(txn: Cursor, message_id: int, envelope: Envelope) -> None:
 
 def store_report(
     txn: Cursor,
-    report: Report,
+    reporter: Reporter,
     envelope: Envelope,
     deliveries: Mapping[int, Address],
     header: bytes,
@@ -120,53 +116,33 @@ def store_report(
     now: float,
 ) -> None:
     """Report the deliveries that the sender wants to hear of; ``header`` is the message's own."""
-    reached = frozenset(deliveries.values())
+    sender, reached = envelope.reverse_path, frozenset(deliveries.values())
     told = [
         Delivered(recipient, wish.original)
         for recipient, wish in envelope.wishes.items()
         if wish.on_success and recipient in reached
     ]
-    if not told or envelope.reverse_path is None:
+    if not told or sender is None:
         return
-    origin = envelope.origin
-    if report.accounts:
-        report_id = _store(txn, report, envelope.reverse_path, told, envelope, header, now)
-        text = f"a report of the delivery was stored as {report_id}" if report_id else "no room for a report of it"
-    else:
-        text = f"<{envelope.sender}> wants a report of the delivery, and there is no relay yet that would carry it"
-    note = Noted(text, (envelope.sender,))
-    events.record(txn, [events.Entry(now, note, origin.session, origin.peer, trace_id)])
-
-
-def _store(
-    txn: Cursor,
-    report: Report,
-    to: Address,
-    told: list[Delivered],
-    envelope: Envelope,
-    header: bytes,
-    now: float,
-) -> str:
-    """The trace id of the report; "" when nobody has room for it.
-
-    Anybody can make us report to one of our accounts, so that is no way around its quota.
-    """
-    trace_id = report.new_id()
+    report_id = reporter.new_id()
     head, body = delivered_report(
         told,
-        to=to,
-        hostname=report.hostname,
-        trace_id=trace_id,
+        to=sender,
+        hostname=reporter.hostname,
+        trace_id=report_id,
         now=now,
         envelope_id=envelope.envelope_id,
         header=header,
     )
-    prefixes = {number: delivery_header("", accounts.address_of(txn, number)) for number in report.accounts}
-    size = len(head) + len(body)
-    readers = [number for number in prefixes if not rules.over_quota(txn, [number], size + len(prefixes[number]))]
-    if not readers:
-        return ""
-    summary = summarise(head, size=size, sha256=hashlib.sha256(head + body).hexdigest())
-    new = mailboxes.NewMessage(trace_id, "", now, b"", summary)
-    mailboxes.deliver(txn, new, head, [body], readers, prefixes=prefixes, release_at=envelope.release_at)
-    return trace_id
+    # Anybody can make us report to one of our accounts, so that is no way around its quota.
+    who = reports.readers(txn, sender, reporter.hostname, now)
+    with_room = reports.with_room(txn, who, len(head) + len(body))
+    what = f"a report that {trace_id} was delivered"
+    reports.store(txn, head, body, with_room, trace_id=report_id, now=now, what=what, release_at=envelope.release_at)
+    if with_room:
+        text = f"<{sender}> is told of the delivery, by {report_id}"
+    else:
+        text = "no room for a report of the delivery" if who else f"no report of the delivery: nobody is {sender} here"
+    origin = envelope.origin
+    note = Noted(text, (envelope.sender,))
+    events.record(txn, [events.Entry(now, note, origin.session, origin.peer, trace_id)])

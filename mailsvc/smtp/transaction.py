@@ -22,7 +22,7 @@ from mailsvc.mail.reply import Reply, reply
 from mailsvc.mail.wishes import NO_WISH, Wish
 from mailsvc.smtp.commands import Mail
 from mailsvc.smtp.intake import Intake, NotTaken, Reception
-from mailsvc.smtp.reporting import MailLoop, wants_report
+from mailsvc.smtp.reporting import MailLoop
 from mailsvc.smtp.seams import Client, Destination, Directory, Journal, Senders
 
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
@@ -74,12 +74,11 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A complete message, and who hears of a delivery."""
+    """A complete message."""
 
     envelope: Envelope
     reception: Reception
     client: Client
-    report_to: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Finisher:
             if refused is not None:
                 self.journal.message_refused(client, envelope, reception.scanner.size, refused)
                 return refused
-            message = _Message(envelope, reception, client, await self._report_to(envelope, client))
+            message = _Message(envelope, reception, client)
             if client.listener == "lmtp":
                 return await self._each(message, transaction.recipients)
             return await self._all(message, transaction.recipients)
@@ -119,16 +118,6 @@ class Finisher:
         except TemporaryFailure as error:
             self.journal.unavailable(client, "checking the sender", error)
             return _TROUBLE
-
-    async def _report_to(self, envelope: Envelope, client: Client) -> tuple[int, ...]:
-        """The accounts behind the reverse-path, when the sender wants to hear of deliveries."""
-        if envelope.reverse_path is None or not wants_report(envelope):
-            return ()
-        try:
-            return (await self.directory.resolve(envelope.reverse_path, client)).accounts
-        except TemporaryFailure as error:
-            self.journal.unavailable(client, "looking up who wants a report", error)
-            return ()
 
     async def _all(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
         try:
@@ -169,7 +158,7 @@ class Finisher:
     async def _accept(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
         envelope, client = message.envelope, message.client
         try:
-            trace_id = await self.intake.accept(envelope, destinations, message.reception, report_to=message.report_to)
+            trace_id = await self.intake.accept(envelope, destinations, message.reception)
         except (MailLoop, NotTaken):
             raise
         except MailsvcError as error:

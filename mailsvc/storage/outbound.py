@@ -167,9 +167,20 @@ def count_for_day(txn: Cursor, account: str, recipients: int, now: float, limit:
             (account, day, recipients),
         )
     )
+    _keep_limit(account, today, limit)
+    txn.execute("DELETE FROM outbound_day WHERE account = ? AND day < ?", (account, day - 30))
+
+
+def check_day(txn: Cursor, account: str, recipients: int, now: float, limit: int) -> None:
+    """Raise what `count_for_day` would raise now, and count nothing."""
+    day = int(now // _DAY)
+    row = maybe(txn.execute("SELECT recipients FROM outbound_day WHERE account = ? AND day = ?", (account, day)))
+    _keep_limit(account, recipients + (0 if row is None else row[0]), limit)
+
+
+def _keep_limit(account: str, today: int, limit: int) -> None:
     if limit and today > limit:
         raise DailyLimit(f"{account} may write to {limit} recipients a day elsewhere, and has; more tomorrow (UTC)")
-    txn.execute("DELETE FROM outbound_day WHERE account = ? AND day < ?", (account, day - 30))
 
 
 def claim(
