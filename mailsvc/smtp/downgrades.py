@@ -71,6 +71,9 @@ class SenderMemory:
         if now < self._noted.get(key, -RENEW_SECONDS) + RENEW_SECONDS:
             return
         _keep(self._noted, key, now)
+        for less in Level:
+            if less < seen:  # what was good enough a moment ago is not any more
+                self._passed.pop((domain, key[1], less), None)
         noted = self._store.write(tls_policies.note_shown, "in", domain, key[1], seen, now, self._seconds)
         noted.addErrback(self._not_noted, key)
 
