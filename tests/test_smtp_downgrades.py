@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.defer import ensureDeferred
+
 from mailsvc.config import Configuration
 from mailsvc.mail.channel import TLSFacts, Verified
 from mailsvc.smtp.downgrades import SenderMemory, level_of, sender_domain
@@ -110,6 +112,19 @@ class Downgrades(MailCase):
         seen = [level_of(Who(1, "smtp", "192.0.2.7", tls=each)) for each in (None, facts, verified)]
         self.assertEqual(seen, [Level.PLAIN, Level.ENCRYPTED, Level.CHAIN])
         self.assertIsNone(sender_domain(Who(1, "smtp", "192.0.2.7", helo="[192.0.2.7]"), None))
+
+    def test_a_certificate_counts_at_once(self) -> None:
+        """Also when the same host has just come without one, and was let through."""
+        memory = SenderMemory(self.host().store, self.hosts[0].reactor, DAYS)
+        facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, None, None)
+        without = Who(1, "smtp", "192.0.2.7", helo="client.sender.example", tls=facts)
+        shown = replace(without, tls=replace(facts, client=Verified("CN=a", "CN=b", ("a.example",), "00" * 32)))
+        self.assertIsNone(self.successResultOf(ensureDeferred(memory.at_mail(without, None))))
+        memory.accepted(without, None)
+        memory.accepted(shown, None)
+        refused = self.successResultOf(ensureDeferred(memory.at_mail(without, None)))
+        assert refused is not None
+        self.assertEqual((refused.code, refused.enhanced), (451, "4.7.5"))
 
     def test_on_by_default(self) -> None:
         """Three days, for mail that comes in too."""
