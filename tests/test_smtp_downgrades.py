@@ -115,7 +115,9 @@ class Downgrades(MailCase):
 
     def test_a_certificate_counts_at_once(self) -> None:
         """Also when the same host has just come without one, and was let through."""
-        memory = SenderMemory(self.host().store, self.hosts[0].reactor, DAYS)
+        host = self.host()
+        host.reactor.pass_time(60)
+        memory = SenderMemory(host.store, host.reactor, DAYS)
         facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, None, None)
         without = Who(1, "smtp", "192.0.2.7", helo="client.sender.example", tls=facts)
         shown = replace(without, tls=replace(facts, client=Verified("CN=a", "CN=b", ("a.example",), "00" * 32)))
