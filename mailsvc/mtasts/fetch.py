@@ -111,11 +111,18 @@ async def _body(agent: Agent, url: str) -> bytes:
             raise FetchFailed(f"the answer is of type {safe_text(kinds[-1], 60)!r}, not text/plain")
     except FetchFailed:
         # Nobody wants the body, and the connection would wait for a reader of it.
-        response.deliverBody(_Body(0))
+        response.deliverBody(_Unwanted())
         raise
     body = _Body(POLICY_LIMIT)
     response.deliverBody(body)
     return await body.whole
+
+
+class _Unwanted(Protocol):
+    """Cuts the connection instead of reading a body."""
+
+    def connectionMade(self) -> None:
+        _cut(self)
 
 
 class _Body(Protocol):
@@ -127,21 +134,17 @@ class _Body(Protocol):
         self._refused = False
         self.whole: Deferred[bytes] = Deferred(self._give_up)
 
-    def connectionMade(self) -> None:
-        if not self._limit:
-            self._cut()
-
     def dataReceived(self, data: bytes) -> None:
         if len(self._octets) + len(data) > self._limit:
             self._refused = True
-            self._cut()
+            _cut(self)
             if not self.whole.called:
                 self.whole.errback(FetchFailed(f"the policy has more than {self._limit} octets"))
         elif not self._refused:
             self._octets += data
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        if self.whole.called or not self._limit:
+        if self.whole.called:
             return
         # Without a length the end of the connection ends the body, and in TLS only a proper end is one.
         if reason.check(ResponseDone, PotentialDataLoss):
@@ -151,12 +154,13 @@ class _Body(Protocol):
 
     def _give_up(self, _: Deferred[bytes]) -> None:
         self._refused = True
-        self._cut()
+        _cut(self)
 
-    def _cut(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
-        if abort is not None:
-            abort()
+
+def _cut(reader: Protocol) -> None:
+    abort = getattr(reader.transport, "abortConnection", None) or getattr(reader.transport, "loseConnection", None)
+    if abort is not None:
+        abort()
 
 
 @implementer(IAgentEndpointFactory)
@@ -180,7 +184,7 @@ def _too_slow(seconds: float) -> bytes:
 def _why(error: Exception) -> str:
     if isinstance(error, ResponseFailed):
         refused = [each.value for each in error.reasons if each.check(HandshakeRefused)]
-        return str(refused[0]) if refused else "the server ended the connection before it answered"
+        return str(refused[0]) if refused else "the server does not answer in HTTP, or not to the end"
     if isinstance(error, HandshakeRefused):
         return str(error)
     if isinstance(error, DNSLookupError):

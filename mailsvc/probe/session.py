@@ -126,7 +126,8 @@ class _Session:
         text, target = str(error), self._target
         if target.at_once and isinstance(error, HandshakeFailed) and "not TLS" in text:
             return f"{text}; if TLS begins with STARTTLS there, say --starttls smtp, lmtp, pop3 or imap"
-        if not target.at_once and not self._heard and isinstance(error, (TooSlow, NotUnderstood)):
+        strange = isinstance(error, TooSlow) or (isinstance(error, NotUnderstood) and " is no " in text)
+        if not target.at_once and not self._heard and strange:
             return f"{text}; if TLS begins with the first octet there, or another protocol is spoken, say which"
         return text
 
