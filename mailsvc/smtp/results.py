@@ -2,7 +2,7 @@
 
 The field stands on top of our Received field when the client was asked for a certificate. The method is called
 ``x-tls-client``: none of the registered ones is about the client of the TLS connection (``auth`` is SMTP AUTH, section
-2.7.4), and a reader passes over a method that it does not know (section 2.7.7), so that a name of our own harms nobody.
+2.7.4), and a reader passes over a method that it does not know (section 2.7), so that a name of our own harms nobody.
 Its result is ``pass`` for a certificate that was verified, ``fail`` with a reason for one that was not, ``none`` where
 the client had none, and ``neutral`` where nothing is known (a resumed session). What the certificate claims are
 properties of the type ``policy``, for there is no command or header field that they come from (section 2.3).
