@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailsvc.certkit.keys import encode_key
 from mailsvc.cli.probe import Plan, _place, _spoken, probed
-from mailsvc.cli.probe_self import Tried, status_of
+from mailsvc.cli.probe_self import Tried, status_of, worth
 from mailsvc.mtasts.record import PolicyMode, StsPolicy
 from mailsvc.probe.conclusion import Published, conclude
 from mailsvc.probe.observation import Observation, Outcome, Spoken, Stop, Talk, Target
@@ -193,6 +193,13 @@ class Arguments(SynchronousTestCase):
         self.assertEqual(_spoken(143, None), (Talk.IMAP, False))
         self.assertEqual(_spoken(8443, None), (Talk.NOTHING, True))
         self.assertEqual(_spoken(8443, "lmtp"), (Talk.LMTP, False))
+
+    def test_a_listener_that_demands_client_certificates(self) -> None:
+        """Its own certificate was verified before ours was missed, and that was the question; no other end passes."""
+        missed = Stop(Outcome.HANDSHAKE, "give one (tlsv13 alert certificate required)")
+        self.assertIs(worth(replace(SEEN, stop=missed))[0], Outcome.VERIFIED)
+        self.assertIs(worth(replace(SEEN, stop=Stop(Outcome.UNREACHED, "closed")))[0], Outcome.UNREACHED)
+        self.assertIs(worth(replace(SEEN, identity=None, stop=missed))[0], Outcome.HANDSHAKE)
 
     def test_status_of_self(self) -> None:
         """The worst counts, and nothing tried is no success."""
