@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -363,6 +366,21 @@ class Sockets(TestCase):
             self.assertEqual(status, expected, out + err)
             self.assertIn(words, err)
             self.assertNotIn("Traceback", err)
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(30)
+            place = f"127.0.0.1:{listener.getsockname()[1]}"
+            command = [sys.executable, "-m", "mailsvc", "probe", place, "--starttls", "smtp", "--from", "a.example"]
+            with subprocess.Popen(
+                command, env=python_environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as process:
+                connection, _ = listener.accept()
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=30)
+                connection.close()
+        self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
 
     async def test_a_client_certificate_is_shown(self) -> None:
         """--cert and --key are read and shown; a pair that does not fit is refused with a sentence."""

@@ -220,11 +220,17 @@ def run(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
     running: Any = reactor
     done: list[T | Failure] = []
+    interrupted: list[bool] = []
+
+    def end(result: T | Failure) -> None:
+        # When somebody has pressed Ctrl-C the reactor cuts the connections, and what that looks like is no result.
+        if not interrupted:
+            done.append(result)
+            running.stop()
 
     def begin() -> None:
-        working: Deferred[Any] = Deferred.fromCoroutine(work(running))
-        working.addBoth(done.append)
-        working.addBoth(lambda _: running.stop())
+        running.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
+        Deferred.fromCoroutine(work(running)).addBoth(end)
 
     running.callWhenRunning(begin)
     running.run()
