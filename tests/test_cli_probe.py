@@ -368,7 +368,7 @@ class Sockets(TestCase):
             self.assertNotIn("Traceback", err)
 
     def test_interrupted(self) -> None:
-        """Ctrl-C ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
+        """A signal ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(30)
             place = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -377,7 +377,7 @@ class Sockets(TestCase):
                 command, env=python_environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as process:
                 connection, _ = listener.accept()
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
                 out, err = process.communicate(timeout=30)
                 connection.close()
         self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
