@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,11 +82,10 @@ from mailsvc.surroundings import descriptors
 from mailsvc.tls.gate import CredentialSource
 from mailsvc.tls.live import LiveCertificates, certificate_sources
 from mailsvc.tls.notices import Notices
-from mailsvc.tls.policy import Asking
 from mailsvc.tls.server import ListenerTLS, ServerTLS
 from mailsvc.tls.sources import load_table
 from mailsvc.tls.table import CredentialTable
-from mailsvc.tls.trust import Demand, LiveTrust, Trusted, TrustSource
+from mailsvc.tls.trust import LiveTrust, Trusted, TrustSource, trust_source
 from mailsvc.wire.conversation import Patience
 from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
@@ -153,16 +152,6 @@ def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
         for endpoint in endpoints
         if port_of(endpoint) == 25
     ]
-
-
-def trust_source(configuration: Configuration) -> TrustSource:
-    """What the listeners demand of their clients, as the settings say it."""
-    demands = {
-        each.name: Demand(Asking(wanted.mode), wanted.roots, wanted.crls, wanted.tickets)
-        for each in fields(configuration.client_certificates)
-        for wanted in [getattr(configuration.client_certificates, each.name)]
-    }
-    return TrustSource(demands, configuration.accounts.certificate_cas)
 
 
 def _assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from mailsvc.mail.channel import Failed, NoCertificate, NotAsked, Verified
 from mailsvc.tls.credential import make_credential
 from mailsvc.tls.identity import proven_key, vouched_addresses
 from mailsvc.tls.policy import Asking, ListenerPolicy
+from mailsvc.tls.roots import OnlyThese, Trust
 from mailsvc.tls.server import ServerTLS, tls_facts
 from mailsvc.tls.table import make_table
-from mailsvc.tls.trust import Demand, LiveTrust, TrustSource
+from mailsvc.tls.trust import Demand, LiveTrust, TrustSource, list_remarks
 from tests.bad_certificates import Made, now, root
 from tests.client_certificates import asking, key_of, person
 from tests.memory import HOSTNAME, log_lines, server_tls
@@ -257,6 +259,17 @@ class ReloadTests(SynchronousTestCase):
         policy = source.read().policies["smtp"].clients
         self.assertEqual(len(policy.trust.crls), 1)
         self.assertNotEqual(source.state(), TrustSource({}).state())
+
+    def test_lists_that_end(self) -> None:
+        """What `mailsvc doctor` says of a list: out of date, soon out of date, of a CA that nobody trusts."""
+        trust = self.source.read().policies["smtp"].clients.trust
+        self.assertEqual(list_remarks(trust, now()), [])
+        for days, how, words in ((20, "warning", "is good until"), (35, "error", "out of date")):
+            [(found, text)] = list_remarks(trust, now() + timedelta(days=days))
+            self.assertEqual(found, how)
+            self.assertIn(words, text)
+        [(found, text)] = list_remarks(Trust(OnlyThese((root("other").certificate,)), trust.crls), now())
+        self.assertEqual((found, "changes nothing" in text), ("warning", True))
 
     def test_off_reads_nothing(self) -> None:
         """A listener that asks for nothing needs no files."""
