@@ -593,9 +593,11 @@ class MailHost:
         client.take()
         return client
 
-    def reader(self, address: str = ALICE, password: str = PASSWORD, **rules: Any) -> Client:
-        """A POP3 client that has logged in."""
+    def reader(self, address: str = ALICE, password: str = PASSWORD, *, utf8: bool = False, **rules: Any) -> Client:
+        """A POP3 client that has logged in; ``utf8``: it has said UTF8 before, and gets what is stored."""
         client = self.secured_pop3(**rules)
+        if utf8:
+            client.ask(b"UTF8")
         client.ask(b"USER " + address.encode())
         client.ask(b"PASS " + password.encode())
         return client

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,7 +25,6 @@ from mailsvc.storage import accounts, exports, mailboxes, rules
 from mailsvc.storage.exports import Outgoing
 from mailsvc.storage.mailboxes import NewMessage
 from mailsvc.storage.opening import looking, offline
-from tests.running import python_environment
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -342,60 +338,6 @@ class ImportTests(TransferCase):
 
 class StoppedTests(TransferCase):
     """Runs that end in the middle."""
-
-    def test_killed(self) -> None:
-        """After SIGKILL in the middle the next run completes it: every message once."""
-        numbers = range(1000)
-        path = self.maildir({f"{number}.x": message(number, 3000) for number in numbers})
-        for _ in range(3):
-            before = len(self.items())
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mailsvc", "--database", self.database, "mailbox", "import", ALICE, str(path)],
-                env=python_environment(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            while process.poll() is None and len(self.items()) == before:
-                pass
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        there = len(self.items())
-        facts = self.facts("import", ALICE, str(path))
-        self.assertEqual(facts["already_there"], there)
-        self.assertEqual(facts["imported"], len(numbers) - there)
-        self.assertEqual(
-            sorted(self.contents()), sorted(message(number, 3000).replace(b"\n", b"\r\n") for number in numbers)
-        )
-
-    def test_interrupted(self) -> None:
-        """What an import says when Ctrl-C has stopped it is exactly what is in the mailbox."""
-        path = self.maildir({f"{number}.x": message(number, 3000) for number in range(1500)})
-        arguments = [
-            sys.executable,
-            "-m",
-            "mailsvc",
-            "--database",
-            self.database,
-            "mailbox",
-            "import",
-            ALICE,
-            str(path),
-        ]
-        for _ in range(3):
-            before = len(self.items())
-            process = subprocess.Popen(
-                [*arguments, "--json"],
-                env=python_environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            while process.poll() is None and len(self.items()) == before:
-                pass
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate()
-            facts = json.loads(output)
-            self.assertEqual(before + facts["imported"], len(self.items()))
-            self.assertEqual(facts["complete"], process.returncode == 0)
 
     def test_interrupted_export(self) -> None:
         """What an mbox export has counted when it is stopped is there when it goes on."""

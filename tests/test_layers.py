@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -133,7 +134,13 @@ def level_of(name: str) -> int | None:
     return min(inside) if inside else None
 
 
-def modules() -> Iterator[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
+    """All of them, read once."""
+    return tuple(_read())
+
+
+def _read() -> Iterator[Module]:
     for path in sorted([*(ROOT / "mailsvc").rglob("*.py"), *(ROOT / "twisted").rglob("*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

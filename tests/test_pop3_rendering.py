@@ -176,6 +176,20 @@ class Sessions(MailCase):
         all_of(utf8_reader(host) if utf8 else host.reader(), len(messages))
         host.end()
 
+    def test_plan(self) -> None:
+        """A login in a maildrop of plain messages does not read it a second time: an index has what matters."""
+        host = self.host()
+        client = host.reader()
+        questions: list[str] = []
+        host.store.connection.set_trace_callback(questions.append)
+        client.ask(b"QUIT")
+        host.reader()
+        host.store.connection.set_trace_callback(None)
+        [question] = [question for question in questions if "header_gap > 0" in question]
+        plan = str(host.store.connection.execute(f"EXPLAIN QUERY PLAN {question}").fetchall())
+        self.assertEqual(plan.count("COVERING INDEX mailbox_item_shown"), 2, plan)
+        self.assertNotIn("PRIMARY KEY", plan)
+
     def test_upgrade(self) -> None:
         """The upgrade marks what was stored before it: announced or with such a header, and without its end."""
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:

@@ -61,7 +61,7 @@ class RoundTripTests(MailCase):
         host = self.mail_host()
         for message in messages.values():
             self.deliver(host, message)
-        client = host.reader(ALICE)
+        client = host.reader(ALICE, utf8=True)
         for number, (name, message) in enumerate(messages.items(), 1):
             expected = as_given(as_sent(b"".join(message())))
             fetched = without_trace(self.fetch(client, number))
@@ -96,7 +96,7 @@ class RoundTripTests(MailCase):
         self.deliver(host, lambda: pieces)
         expected = as_given(as_sent(b"".join(pieces)))
         self.assertEqual(host.bodies_of(), [expected])
-        self.assertEqual(without_trace(self.fetch(host.reader(ALICE), 1)), expected)
+        self.assertEqual(without_trace(self.fetch(host.reader(ALICE, utf8=True), 1)), expected)
         self.check_end(host)
         self.hosts.remove(host)
 
@@ -104,7 +104,7 @@ class RoundTripTests(MailCase):
         """A first line that begins with white space does not become part of our Received field (RFC 5322, 2.2.3)."""
         host = self.mail_host()
         self.deliver(host, lambda: [b" (checked by the bank)\r\nSubject: x\r\n\r\n"])
-        fetched = self.fetch(host.reader(ALICE), 1)
+        fetched = self.fetch(host.reader(ALICE, utf8=True), 1)
         header, _, body = fetched.partition(b"\r\n\r\n")
         self.assertNotIn(b"bank", header)
         self.assertEqual(body, b" (checked by the bank)\r\nSubject: x\r\n\r\n")
@@ -114,7 +114,7 @@ class RoundTripTests(MailCase):
         message = huge()
         host = self.mail_host()
         self.deliver(host, message)
-        client = host.reader(ALICE)
+        client = host.reader(ALICE, utf8=True)
         sent = hashlib.sha256()
         size = 0
         for piece in message():

@@ -53,7 +53,7 @@ class Dialect(Protocol):
         """A connection for synchronous work, with the settings of `prepare_writer`."""
 
     def look(self) -> Any:
-        """A connection that changes nothing, not even by being opened."""
+        """A connection that changes nothing, not even by being opened; of use while nobody begins to write."""
 
     def prepare_writer(self, connection: Any) -> None:
         """Settings of a new connection that writes."""

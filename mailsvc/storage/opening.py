@@ -30,13 +30,28 @@ def problems_of(url_or_path: str, upgrades: Sequence[Upgrade] | None = None) -> 
         problems = dialect.obstacles()
         if problems or not dialect.exists():
             return problems
-        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
-            migrate.pending(dialect, cursor, upgrades or migrate.shipped_upgrades())
+        pending(dialect, upgrades or migrate.shipped_upgrades())
     except StartRefused as refused:
         return list(refused.problems)
     except dialect.errors as error:
         return [str(dialect.failure(error))]
     return []
+
+
+def pending(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[Upgrade]:
+    """The upgrades that have not run on a database that exists; looks only.
+
+    Raises `StartRefused` when it is newer than this mailsvc, or the driver's errors.
+    """
+    for more_tries in (2, 1, 0):
+        try:
+            with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+                return migrate.pending(dialect, cursor, upgrades)
+        except dialect.errors:
+            # Somebody who begins to write just now makes the file seem damaged, for this one look.
+            if not more_tries:
+                raise
+    raise AssertionError
 
 
 @contextmanager
@@ -83,7 +98,12 @@ def looking(url_or_path: str) -> Iterator[Cursor]:
         raise StartRefused(problems)
     try:
         _prepare_offline(dialect)
-        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
+        # Not `look`: an export takes a while, and whoever writes meanwhile would change what it reads.
+        with (
+            closing(dialect.connect(lock_timeout=10)) as connection,
+            closing(dialect.cursor(connection)) as cursor,
+        ):
+            dialect.prepare_reader(connection)
             dialect.begin_read(cursor)
             yield cursor
     except dialect.errors as error:
@@ -126,11 +146,10 @@ def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
 def _prepare_offline(dialect: Dialect) -> None:
     upgrades = migrate.shipped_upgrades()
     if dialect.exists():
-        with closing(dialect.look()) as connection, closing(dialect.cursor(connection)) as cursor:
-            pending = migrate.pending(dialect, cursor, upgrades)
-        if not pending:
+        missing = pending(dialect, upgrades)
+        if not missing:
             return
-        if pending[0].number > 1:
+        if missing[0].number > 1:
             # Not under a running service of an older mailsvc, which would meet tables that it does not know.
             lock = InstanceLock(dialect.name)
             try:

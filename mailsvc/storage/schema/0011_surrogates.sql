@@ -29,4 +29,5 @@ UPDATE mailbox_item SET surrogate_size = -1
 UPDATE mailbox_item SET header_gap = 2 WHERE message_id IN (SELECT id FROM message WHERE header_gap = 2);
 
 -- For "which items are not shown as they are stored?", which is asked at every login.
-CREATE INDEX mailbox_item_shown ON mailbox_item (account_id) WHERE surrogate_size IS NOT NULL OR header_gap > 0;
+CREATE INDEX mailbox_item_shown ON mailbox_item (account_id, surrogate_size, header_gap)
+    WHERE surrogate_size IS NOT NULL OR header_gap > 0;
