@@ -149,7 +149,9 @@ class OpenMaildrop:
         self._store = store
         self._clock = clock
         self._device = device
-        self._opening = opening
+        self.by_device = opening.by_device
+        """Whether the session has the maildrop of its device, and not that of the whole account."""
+        self._device_id = opening.device_id
         self._keeping = keeping
         self._leave = leave
         self._fetched: set[int] = set()
@@ -178,7 +180,7 @@ class OpenMaildrop:
 
     def fetched(self, number: int) -> None:
         """The client has been given a whole message."""
-        if self._opening.by_device:
+        if self.by_device:
             self._fetched.add(self.messages.uid(number))
 
     async def commit(self) -> Carried:
@@ -191,7 +193,7 @@ class OpenMaildrop:
         how = Removal(now, credential=self._device.credential, keep=self._keeping.undelete > 0)
         in_use_since = self._keeping.in_use_since(now)
         marked = self.messages.to_delete
-        done = Carried(0, 0, self._opening.by_device)
+        done = Carried(0, 0, self.by_device)
         for start in range(0, len(marked), _AT_ONCE):
             uids = marked[start : start + _AT_ONCE]
             slice_ = await self._store.write(carry_out, self._device, uids, how, in_use_since)
@@ -203,8 +205,8 @@ class OpenMaildrop:
         if not self._released:
             self._released = True
             self._leave()
-            if self._fetched and self._opening.device_id is not None:
-                _follow(Deferred.fromCoroutine(self._note_fetched(self._opening.device_id)))
+            if self._fetched and self._device_id is not None:
+                _follow(Deferred.fromCoroutine(self._note_fetched(self._device_id)))
 
     async def _note_fetched(self, device_id: int) -> None:
         uids = sorted(self._fetched)

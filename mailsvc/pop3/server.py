@@ -199,7 +199,8 @@ class POP3Server(Handout):
             maildrop.release()
             self._leave()
             return None
-        self._helpers.admission.begun(account.id, self._clock.seconds())
+        now = self._clock.seconds()
+        self._helpers.admission.begun(account.id, account.credential, now, by_device=maildrop.by_device)
         self._open, self._account = maildrop, account
         self._state = State.TRANSACTION
         self._commands = 0
@@ -207,7 +208,7 @@ class POP3Server(Handout):
         return says("maildrop", messages=maildrop.messages.count, octets=maildrop.messages.octets)
 
     async def _enter(self, account: Account) -> OpenMaildrop:
-        self._helpers.admission.enter(account.id, self._clock.seconds())
+        self._helpers.admission.enter(account.id, account.credential, self._clock.seconds())
         self._admitted = account.id
         try:
             return await self._helpers.maildrops.open(account, utf8=self._utf8)
