@@ -97,11 +97,7 @@ class POP3Server(Handout):
         self._leaving = True
         last_words = says("bye")
         try:
-            removed = [maildrop.messages.message_id(number) for number in maildrop.messages.marked]
-            done = await maildrop.commit()
-            account = self._account
-            assert account is not None
-            self._tell_of_maildrop(account, removed, done)
+            await maildrop.commit()
         except LoginEnded as error:
             last_words = says("login_ended")
             self._journal.refused("deleting", f"{last_words.line()}: {error}")
@@ -110,6 +106,9 @@ class POP3Server(Handout):
             last_words = says("not_removed")
         finally:
             self._leave()
+            assert self._account is not None, "nobody else has a maildrop"
+            # Also what was done before it failed: somebody will ask where these messages are.
+            self._tell_of_maildrop(self._account, maildrop.removed, maildrop.carried)
         self.conversation.close(self._octets(last_words))
 
     # -- logging in -----------------------------------------------------------------------------------------------
