@@ -4,12 +4,13 @@ A target is asked for a message with `add` and says whether it was there already
 files are 0600, the folders 0700, and what `add` has returned from survives a power cut (an mbox: since the last
 `keep`).
 
-The hardest idea is how a run finds what an earlier one has done.  In a Maildir each message has a name that can be
-made again (`mailsvc.mailbox.maildir.stem`), and comes into `cur` whole by link(2), which never replaces a file.  An
-mbox has no names: it is written as ``FILE.partial``, and beside it ``FILE.partial.json`` says up to which uid and which
-octet it is good, and when it was begun; a run cuts it there and goes on.  What was held back when it was begun
-(FUTURERELEASE) stays out of it: its uid may be one that the run does not come to again.  FILE appears when all is in it.  Both must be our own files with one
-name only: otherwise who owns the folder could make root cut, and write into, any file of the machine.
+The hardest idea is how a run finds what an earlier one has done.  In a Maildir each message has a name that can be made
+again (`mailsvc.mailbox.maildir.stem`), and comes into `cur` whole by link(2), which never replaces a file.  An mbox has
+no names: it is written as ``FILE.partial``, and beside it ``FILE.partial.json`` says up to which uid and which octet it
+is good, and when it was begun; a run cuts it there and goes on.  What was held back when it was begun (FUTURERELEASE)
+stays out of it: its uid may be one that the run does not come to again.  FILE appears when all is in it.  Both must be
+our own files with one name only: otherwise who owns the folder could make root cut, and write into, any file of the
+machine.
 """
 
 from __future__ import annotations
