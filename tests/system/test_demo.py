@@ -45,7 +45,7 @@ class TheDemo(SynchronousTestCase):
         process = subprocess.Popen(
             [sys.executable, "-m", "mailsvc", "demo"],
             cwd="/",
-            env=python_environment(TMPDIR=folder.name, **environment),
+            env=python_environment(TMPDIR=folder.name) | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
