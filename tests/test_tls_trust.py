@@ -122,6 +122,7 @@ class IdentityRules(SynchronousTestCase):
             (("unknown-ca",) * 20, ""),
         ):
             self.assertEqual(proven_key(Failed(("x",), spki=spki, kinds=kinds)), proven, kinds)
+        self.assertEqual(proven_key(Failed(("x",), spki=spki, kinds=("self-signed",), lists=True)), "")
         for nothing in (NotAsked(), NoCertificate()):
             self.assertEqual(proven_key(nothing), "")
 
