@@ -197,7 +197,13 @@ def _assemble(
         Workarounds(pop.replace_nuls, pop.end_of_header),
     )
     kept = configuration.events
-    journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
+    journal = Journal(
+        database,
+        reactor,
+        keep=Keep(kept.keep_days, kept.keep_rows),
+        pace=Pace(buffer=kept.buffer),
+        log_sessions=configuration.log.sessions,
+    )
     directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
     owners = CertificateOwners(database, reactor, lambda: trust.vouching)
     engine = _authenticator(configuration, database, checker, portal, owners, reactor)

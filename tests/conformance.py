@@ -30,6 +30,7 @@ REQUIRED: dict[str, Group] = {
         "No resumption where client certificates authorise": "RFC 8446 section 2.2",
         "EXTERNAL by a verified address": "RFC 4422 appendix A, RFC 5280 section 4.2.1.6",
         "EXTERNAL: revoked in the table": "",
+        "EXTERNAL: revoked by its CA": "RFC 5280 section 6.3",
         "Mail from a machine by its certificate": "RFC 6409 section 4.3",
         "Received: what was checked of the client's certificate": "RFC 5321 section 4.4, RFC 8314 section 4.3",
         "Authentication-Results for the client's certificate": "RFC 8601 section 2.2",

@@ -20,7 +20,7 @@ from mailsvc.mail.message import MessageScanner, summarise
 from mailsvc.mailbox import exporting
 from mailsvc.mailbox.mbox import from_line
 from mailsvc.mailbox.uidlist import UidListRefused
-from mailsvc.mailbox.writing import Content, MboxTarget
+from mailsvc.mailbox.writing import Content, MaildirTarget, MboxTarget
 from mailsvc.storage import accounts, exports, mailboxes, rules
 from mailsvc.storage.exports import Outgoing
 from mailsvc.storage.mailboxes import NewMessage
@@ -181,6 +181,16 @@ class ImportTests(TransferCase):
         self.assertEqual(uidls[:2], ["000000074c0907b0", "own"])
         self.assertRegex(uidls[2], r"\A3\.[0-9a-f]{16}\Z")
         self.assertEqual([one[-8:-2] for one in self.contents()], [b"text 3", b"text 1", b"text 2"])
+
+    def test_lists_without_end(self) -> None:
+        """A list that is larger than any is refused, and of damaged lines only the first are told."""
+        maildir = self.maildir({"1": b"Subject: a\n\n"})
+        with (maildir / "dovecot-uidlist").open("wb") as file:
+            file.write(b"3 V1 N1 G1\n" + b"\n" * 1000)
+            file.flush()
+            self.assertEqual(self.run_command("import", ALICE, str(maildir), "--dry-run").stderr.count("damaged"), 10)
+            file.truncate(2**30)
+        self.assertIn("octets", self.refused(MailsvcError, "import", ALICE, str(maildir)))
 
     def test_uidl_format(self) -> None:
         """--uidlist and --uidl-format say what the Dovecot was told; --no-uidlist forgets it."""
@@ -431,6 +441,15 @@ class StoppedTests(TransferCase):
         self.addCleanup(target.close)
         sentence = self.refused(MailsvcError, "export", ALICE, str(self.folder / "mbox"), "--format", "mbox")
         self.assertIn("another export", sentence)
+
+    def test_two_exports_into_one_maildir(self) -> None:
+        """Likewise; it would remove what the first one is writing."""
+        self.deliver(b"Subject: x\r\n\r\n")
+        target = MaildirTarget(str(self.folder / "out"), ALICE)
+        sentence = self.refused(MailsvcError, "export", ALICE, str(self.folder / "out"), "--format", "maildir")
+        self.assertIn("another export", sentence)
+        target.close()
+        self.succeed("export", ALICE, str(self.folder / "out"), "--format", "maildir")
 
 
 class Stopping:

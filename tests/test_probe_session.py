@@ -248,6 +248,11 @@ class NoTLS(SessionCase):
         """A server without EHLO has no TLS either."""
         self.stopped((GREETING, HEAR, b"502 what\r\n"), Outcome.NO_TLS, "does not know EHLO")
 
+    def test_a_plus_before_the_imap_greeting(self) -> None:
+        """A continuation that nobody asked for does not hide what the greeting says."""
+        self.stopped((b"+\r\n* BYE no\r\n",), Outcome.UNREACHED, "does not serve us", target(Talk.IMAP))
+        self.stopped((b"+ * OK\r\n* PREAUTH x\r\n",), Outcome.BROKEN, "PREAUTH", target(Talk.IMAP))
+
     def test_pop3_and_imap(self) -> None:
         """The same with their words."""
         self.stopped((b"+OK\r\n", HEAR, b"+OK\r\nTOP\r\n.\r\n"), Outcome.NO_TLS, "offer STLS", target(Talk.POP3))

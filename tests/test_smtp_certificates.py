@@ -15,7 +15,7 @@ from mailsvc.certkit.revocation import new_list
 from mailsvc.smtp.modes import SUBMISSIONS, lmtp, mx
 from mailsvc.storage import accounts, identities
 from mailsvc.tls.policy import Asking, ListenerPolicy
-from tests.bad_certificates import Made, now, root
+from tests.bad_certificates import Made, make, now, root
 from tests.client_certificates import AskingHost, asking, expired, external, key_of, mail, person, showing
 from tests.memory import ALICE, BOB, MailCase, storage_failure
 
@@ -84,14 +84,32 @@ class ExternalTests(CertificateCase):
 
     def test_what_a_known_key_forgives(self) -> None:
         """That nobody whom we trust has signed it, and nothing else: an expired certificate of a known key is none."""
-        host = self.asking({"submission": asking(crls=(revoked_by_ca(gone := person("gone")),))})
+        host = self.asking()
         alone, old = person("alone", alone=True), expired("old")
         server = person("server", usage=x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, alone=True)
-        for number, made in enumerate((alone, old, gone, server)):
+        for number, made in enumerate((alone, old, server)):
             host.know(made, label=f"number {number}")
         self.assertEqual(host.sender(alone).ask(external()), WELCOME)
-        for made in (old, gone, server):
+        for made in (old, server):
             self.assertEqual(host.sender(made).ask(external()), NOT_OFFERED)
+
+    def test_what_a_ca_revoked_stays_revoked(self) -> None:
+        """A thief can put any certificate around the key that he stole: where revocation lists are set, one that cannot
+        be held against them is no login, and no relay client.
+
+        Rule: EXTERNAL: revoked by its CA
+        """
+        gone, good = person("gone"), person("good")
+        host = self.asking({"submission": asking(crls=(revoked_by_ca(gone),))})
+        for made in (gone, good):
+            host.know(made, label=made.certificate.subject.rfc4514_string())
+            host.store.now(identities.add_relay_client, str(made.certificate.subject), key_of(made), "", ["*"], 0.0)
+        again = make(None, "gone", usage=x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH, key=gone.key)
+        other = make(root("other"), "gone", usage=x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH, key=gone.key)
+        for made in (gone, again, other):
+            self.assertEqual(host.sender(made).ask(external()), NOT_OFFERED)
+            self.assertTrue(mail(host.sender(made), "printer@example.org").startswith(b"530 "))
+        self.assertEqual(host.sender(good).ask(external()), WELCOME)
 
     def test_a_ca_that_may_vouch(self) -> None:
         """A verified mail address logs in when it is of a CA that was named for it, and of no other.

@@ -122,6 +122,7 @@ class IdentityRules(SynchronousTestCase):
             (("unknown-ca",) * 20, ""),
         ):
             self.assertEqual(proven_key(Failed(("x",), spki=spki, kinds=kinds)), proven, kinds)
+        self.assertEqual(proven_key(Failed(("x",), spki=spki, kinds=("self-signed",), lists=True)), "")
         for nothing in (NotAsked(), NoCertificate()):
             self.assertEqual(proven_key(nothing), "")
 
@@ -259,6 +260,17 @@ class ReloadTests(SynchronousTestCase):
         policy = source.read().policies["smtp"].clients
         self.assertEqual(len(policy.trust.crls), 1)
         self.assertNotEqual(source.state(), TrustSource({}).state())
+
+    def test_a_folder_without_lists(self) -> None:
+        """A folder of lists that is empty is a disk that is not mounted, and not the end of all revocations.
+
+        Rule: Revocation lists and roots are read again
+        """
+        folder = self.folder / "lists"
+        folder.mkdir()
+        source = TrustSource({"smtp": Demand(Asking.ASK, self.roots, folder)})
+        [problem] = self.assertRaises(StartRefused, source.read).problems
+        self.assertIn("has no *.pem or *.crl in it", problem)
 
     def test_lists_that_end(self) -> None:
         """What `mailsvc doctor` says of a list: out of date, soon out of date, of a CA that nobody trusts."""

@@ -53,6 +53,12 @@ class MaildirTarget:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self._top = _folder(path, None)
+        try:
+            # Another run would remove what this one has in tmp.
+            fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._top)
+            raise MailsvcError(f"another export is writing {path}; wait until it has ended") from None
         self._list = self._own_list()
         for name in ("tmp", "new", "cur"):
             with suppress(FileExistsError):

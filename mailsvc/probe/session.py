@@ -179,7 +179,7 @@ class _Session:
     async def imap(self) -> None:
         """IMAP; nothing but what is said before a login."""
         greeting = await self._greeting(needs_success=False)
-        word = greeting.lines[0].split(" ")[1].upper()
+        word = greeting.lines[-1].split(" ")[1].upper()
         if word == "PREAUTH" and not self._target.at_once:
             text = (
                 "the server says PREAUTH in clear, as if we had logged in: after that IMAP knows no STARTTLS, so this"

@@ -233,7 +233,11 @@ def _roots(path: Path) -> tuple[x509.Certificate, ...]:
 def _lists(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
     if not path.is_dir():
         return read_lists(read(path))
-    return tuple(each for file in _files(path, LIST_SUFFIXES) for each in read_lists(read(file)))
+    files = _files(path, LIST_SUFFIXES)
+    if not files:
+        # A folder that is not mounted just now must not make good what was revoked.
+        raise MailsvcError(f"{path}: this folder of revocation lists has no *.pem or *.crl in it; put them there")
+    return tuple(each for file in files for each in read_lists(read(file)))
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
