@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from email import message_from_bytes
 from email.policy import SMTP
 
@@ -33,6 +34,10 @@ OURS = (
     b' "mail.example.org; spf=pass',
     b" (" * 60 + b"mail.example.org",
     b" (ends in a backslash mail.example.org\\",
+    b" =?utf-8?b?bWFpbC5leGFtcGxlLm9yZw==?=; dkim=pass",
+    b' "=?utf-8?q?mail=2Eexample=2Eorg?="; dkim=pass',
+    b" mail.=?utf-8?q?example?=.org; dkim=pass",
+    b" (=?utf-8?q?)_mail=2Eexample=2Eorg=3B?= ) other.example; dkim=pass",
 )
 NOT_OURS = (
     b" mx.example.org; dkim=pass header.d=mail.example.org",
@@ -40,6 +45,7 @@ NOT_OURS = (
     b" (mail.example.org) other.example; spf=pass",
     b" xmail.example.org; none",
     b' "other.example" 1; spf=pass',
+    b' other.example; dkim=fail reason="=?utf-8?q?mail?="',
     b" ; nobody",
     b" \xff; none",
     b"",
@@ -170,6 +176,41 @@ class TakenTests(MailCase):
         ):
             self.send(host, message)
             self.assertEqual(host.bodies_of()[-1], left)
+
+    def test_behind_a_line_that_is_no_field(self) -> None:
+        """Programs that pass over such a line read on behind it: an empty line makes body of what is forged there.
+
+        Rule: Forged Authentication-Results are taken out
+        """
+        host = self.host()
+        for number, (message, left) in enumerate(
+            (
+                (
+                    b"a: b\r\nno field\r\n" + FORGED + b"\r\nbody\r\n",
+                    b"a: b\r\n\r\nno field\r\n" + FORGED + b"\r\nbody\r\n",
+                ),
+                (b"no field\r\n" + FORGED, b"\r\nno field\r\n" + FORGED),
+                (FORGED + b"no field\r\n" + FORGED, b"\r\nno field\r\n" + FORGED),
+                (b"a: b\r\nno field\r\nc: d\r\n\r\n" + FORGED, b"a: b\r\nno field\r\nc: d\r\n\r\n" + FORGED),
+            )
+        ):
+            self.send(host, message)
+            self.assertEqual(host.bodies_of()[-1], left, number)
+            stored = host.mail_of()[-1]
+            size, header_size = host.store.connection.execute(
+                "SELECT size, header_size FROM message ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+            prefix = stored.index(b"Received:")
+            self.assertEqual(size, len(stored) - prefix)
+            if number < 3:
+                self.assertTrue(stored[prefix:][:header_size].endswith(b"\r\n\r\n"))
+
+    def test_a_long_header_that_does_not_end(self) -> None:
+        """Where nobody looks so far, an empty line ends the header."""
+        host = self.host()
+        host.body = replace(host.body, message_size=1 << 21)
+        self.send(host, b"no field\r\n" + (b"x" * 900 + b"\r\n") * 1300 + FORGED)
+        self.assertTrue(host.bodies_of()[-1].startswith(b"\r\nno field\r\n"))
 
     def test_fetched_whole(self) -> None:
         """POP3 tells sizes that fit what it gives."""
