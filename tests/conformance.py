@@ -168,6 +168,7 @@ REQUIRED: dict[str, Group] = {
         "Nothing behind the 220 of STARTTLS is read, on the client's side": "RFC 3207 section 4.2",
         "A web client is cut off at its first line": "",
         "Downgrade memory: less than was shown is put off": "",
+        "A refused certificate is looked at again": "",
         "Downgrade memory: a stranger teaches nothing about others": "",
     },
     "POP3": {

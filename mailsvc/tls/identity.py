@@ -25,7 +25,9 @@ def proven_key(client: ClientCertificate) -> str:
     match client:
         case Verified(spki=spki):
             return spki
-        case Failed(spki=spki, kinds=kinds, lists=False) if kinds and UNVOUCHED.issuperset(kinds) and len(kinds) < LIST_LIMIT:
+        case Failed(spki=spki, kinds=kinds, lists=False) if (
+            kinds and UNVOUCHED.issuperset(kinds) and len(kinds) < LIST_LIMIT
+        ):
             # A list that was cut may have lost the one that counts.
             return spki
     return ""

@@ -103,7 +103,7 @@ class Notices:
                 "",
                 *(f"- {printable(reason)}" for reason in refusal.reasons),
                 "",
-                "Mend it, and it is taken by itself some seconds later; `mailsvc doctor` says how things stand.",
+                "Mend it, and it is taken by itself within a minute or two; `mailsvc doctor` says how things stand.",
                 "There is no second mail about this cause.",
             ],
         )
