@@ -43,16 +43,20 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The least that is taken now, and why, as a sentence's end ("it has shown ... until ...")."""
+    """The least that is taken now, and why, as a sentence's end ("it has shown ... until ...").
+
+    ``fixed``: the postmaster wants just that, whatever was shown.
+    """
 
     level: Level
     why: str
+    fixed: bool = False
 
 
 def demand(memory: Memory | None, override: Override | None, now: float, seconds: float) -> Demand:
     """What a peer must show at the time `now`, when it is remembered for `seconds`."""
     if override is not None and now < override.until:
-        return Demand(override.level, f"the postmaster has set: {override.level.text}")
+        return Demand(override.level, f"the postmaster has set: {override.level.text}", True)
     if memory is not None and now < memory.shown + seconds:
         return Demand(memory.level, f"it was {memory.level.text} before")
     return Demand(Level.PLAIN, "nothing is remembered")
