@@ -241,6 +241,15 @@ class ReloadTests(SynchronousTestCase):
         waiting[2].callback(None)
         self.successResultOf(stopped)
 
+    def test_a_path_that_cannot_be_followed(self) -> None:
+        """Too long here, and not permitted elsewhere: a sentence, as for a file that is missing."""
+        link = self.folder / "link"
+        link.symlink_to("x" * 300)
+        source = TrustSource({"smtp": Demand(Asking.ASK, link), "pop3": Demand(Asking.ASK, self.roots, link)}, link)
+        source.state()
+        problems = self.assertRaises(StartRefused, source.read).problems
+        self.assertEqual(len(problems), 3)
+
     def test_every_problem_at_once(self) -> None:
         """A start is refused with all that is wrong."""
         missing = self.folder / "missing.pem"

@@ -11,6 +11,7 @@ makes new contexts, no file of anybody's roots is opened, and a folder that is n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -227,11 +228,11 @@ def _policy(demand: Demand) -> ClientCertificatePolicy:
 
 
 def _roots(path: Path) -> tuple[x509.Certificate, ...]:
-    return read_roots(Trust(RootsFolder(path) if path.is_dir() else RootsFile(path)))
+    return read_roots(Trust(RootsFolder(path) if os.path.isdir(path) else RootsFile(path)))
 
 
 def _lists(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_lists(read(path))
     files = _files(path, LIST_SUFFIXES)
     if not files:
@@ -250,7 +251,7 @@ def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 def _state(path: Path) -> object:
     """What changes when the file changes, or a file in the folder."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.iterdir()) if os.path.isdir(path) else [path]
     except OSError as error:
         return error.errno
     return tuple(_stamp(file) for file in files)
