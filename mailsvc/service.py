@@ -76,6 +76,7 @@ from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.seams import ChannelMemory
 from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
+from mailsvc.storage.lookups import Lookups
 from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
@@ -118,9 +119,11 @@ def make_service(
     problems: list[str] = []
     table: CredentialTable | None = None
     sources = (*certificate_sources(configuration, environ), *more_sources)
+    obstacles = problems_of(configuration.database)
     try:
         table = load_table(
-            sources,
+            # What is wrong with the database is told once, and not by everybody who would read it.
+            [each for each in sources if not (obstacles and isinstance(each, RowSource))],
             configuration.hostname,
             now(),
             warn=lambda finding: _log.warn("{finding}", finding=str(finding)),
@@ -139,7 +142,7 @@ def make_service(
         for endpoint in configuration.listen.metrics
         if not is_private(endpoint)
     ]
-    problems += problems_of(configuration.database)
+    problems += obstacles
     if problems or table is None:
         raise StartRefused(problems)
     return _assemble(configuration, reactor, table, sources, clients, trusted)
@@ -204,7 +207,8 @@ def _assemble(
         pace=Pace(buffer=kept.buffer),
         log_sessions=configuration.log.sessions,
     )
-    directory = TableDirectory(database, configuration.hostname, programs=delivery.pipes)
+    lookups = Lookups(database, reactor)
+    directory = TableDirectory(lookups, configuration.hostname, programs=delivery.pipes)
     owners = CertificateOwners(database, reactor, lambda: trust.vouching)
     engine = _authenticator(configuration, database, checker, portal, owners, reactor)
     admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
@@ -215,7 +219,7 @@ def _assemble(
         directory,
         SaslAuthenticator(engine),
         gate=_watch(configuration, reactor, smtp_journal, trusted),
-        senders=OwnSenders(database),
+        senders=OwnSenders(lookups),
         machines=RelayClients(database, reactor),
         memory=_memory(configuration, database, reactor),
         journal=smtp_journal,
