@@ -84,7 +84,7 @@ from mailsvc.tls.gate import CredentialSource
 from mailsvc.tls.live import LiveCertificates, certificate_sources
 from mailsvc.tls.notices import Notices
 from mailsvc.tls.server import ListenerTLS, ServerTLS
-from mailsvc.tls.sources import load_table
+from mailsvc.tls.sources import RowSource, load_table
 from mailsvc.tls.table import CredentialTable
 from mailsvc.tls.trust import LiveTrust, Trusted, TrustSource, trust_source
 from mailsvc.wire.conversation import Patience
