@@ -13,8 +13,9 @@ A database that cannot write keeps the buffer waiting, never a session.  A disk 
 rest of it is there so that mail can be removed.  What was noted in the last second before a SIGKILL is lost; what was
 said to a client about a message (250) never is, because that event is a part of the message's transaction.
 
-Connections, handshakes and ends are events, and lines of the log only where `log_sessions` asks for them: three lines for
-each scanner that comes by cost a third of what its TLS handshake does, and `mailsvc why` finds the same by the address.
+Connections, handshakes and ends are events, and lines of the log only where `log_sessions` asks for them: three lines
+for each scanner that comes by cost a third of what its TLS handshake does, and `mailsvc why` finds the same by the
+address.
 """
 
 from __future__ import annotations

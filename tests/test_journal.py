@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -335,8 +335,9 @@ class SessionsInTheLog(JournalCase):
     def lines_of_a_session(self, *, log_sessions: bool) -> list[str]:
         journal = Journal(self.store, self.clock, log_sessions=log_sessions)
         told: list[LogEvent] = []
-        globalLogPublisher.addObserver(told.append)
-        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        observer = cast(ILogObserver, told.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         connection = journal.connection("smtp", PEER)
         connection.connected()
         connection.secured(TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, "X25519", "mx.example.org"))

@@ -60,6 +60,7 @@ LEVELS: dict[int, str] = {
         """,
     3: """
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
+        mailsvc.storage.lookups
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database mailsvc.accounts.certificates

@@ -11,13 +11,13 @@ from mailsvc.directory.resolve import NO_RELAY, NOT_OURS
 from mailsvc.mail.address import Address
 from mailsvc.smtp.seams import Client, Destination
 from mailsvc.storage.aliases import resolution
-from mailsvc.storage.store import Store
+from mailsvc.storage.store import Reader
 
 
 class TableDirectory:
     """Fits `mailsvc.smtp.seams.Directory`.  ``programs``: whether mail may be given to programs."""
 
-    def __init__(self, store: Store, hostname: str, *, programs: bool) -> None:
+    def __init__(self, store: Reader, hostname: str, *, programs: bool) -> None:
         self._store = store
         self._hostname = hostname
         self._programs = programs

@@ -13,17 +13,18 @@ classes do not keep:
 * what arrived in clear behind STARTTLS never has an effect (CVE-2011-0411 and its family).
 
 The hardest idea: handlers may be plain (the answer is known at once) or coroutines (SQL, hashing, the disk).  Both run
-through `_pump`, which is never re-entered and which is the only place that takes events.  A coroutine that awaits nothing
-costs no Deferred: most commands are of this kind.
+through `_pump`, which is never re-entered and which is the only place that takes events.  A coroutine that awaits
+nothing costs no Deferred.
 
-There is one timer, and it is seldom cancelled: to put it off is cheap, to make a new one for each command is not.  While
-nothing is awaited it runs on and means nothing (`_stop_waiting`).
+There is one timer, and it is seldom cancelled: to put it off is cheap, to make a new one for each command is not.
+While nothing is awaited it runs on and means nothing (`_stop_waiting`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -377,10 +378,10 @@ def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, 
             work.close()
             raise
         except BaseException as error:
-            step, given = work.throw, error
+            go_on = partial(work.throw, error)
         else:
-            step, given = work.send, value
+            go_on = partial(work.send, value)
         try:
-            awaited = step(given)
+            awaited = go_on()
         except StopIteration:
             return
