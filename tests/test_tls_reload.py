@@ -341,6 +341,17 @@ class NoticesTests(SynchronousTestCase):
         self.assertNotIn("\r", self.mails.got[0][1])
         self.assertNotIn("\n", self.noted[0].text + self.noted[0].name)
 
+    def test_a_name_that_no_database_takes(self) -> None:
+        """A folder whose name is no UTF-8 is told of like others, and holds up no other mail."""
+        evil = Refusal("\udcff", "certs", ("b",), "no")
+        self.notices.refused(evil)
+        self.notices.refused(replace(evil, name="other"))
+        self.notices.refused(evil)
+        self.assertEqual(len(self.mails.got), 2)
+        self.notices.mended("\udcff", "certs")
+        self.notices.refused(evil)
+        self.assertEqual(len(self.mails.got), 3)
+
     def test_expiry_is_told_once_for_each_of_the_days(self) -> None:
         """21, 7, 3, 1 and the end: five mails, whatever the number of looks, and one event each."""
         credential = judged(HOSTNAME, issued(HOSTNAME, days=30)).credential
