@@ -1,6 +1,6 @@
 """Short questions to the database, answered together: what group commit is for writing, for reading.
 
-A read of its own costs a thread's waking and several turns at the interpreter's lock, ten times what the query
+A read of its own costs a thread's waking and several turns at the interpreter's lock, which is more than the query
 itself takes, and a busy service asks three questions for each message.  `Lookups` gathers those of one turn of the
 reactor and puts them as one read.  A service with nothing else to do asks no later for it: a turn is over at once.
 
