@@ -24,7 +24,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailsvc.certkit.keys import encode_key
 from mailsvc.cli.probe import Plan, _place, _spoken, probed
-from mailsvc.cli.probe_self import Tried, status_of, worth
+from mailsvc.cli.probe_self import MOST_NAMES, Tried, all_tried, status_of, worth
+from mailsvc.config import Configuration
+from mailsvc.config.settings import Listen
 from mailsvc.mtasts.record import PolicyMode, StsPolicy
 from mailsvc.probe.conclusion import Published, conclude
 from mailsvc.probe.observation import Observation, Outcome, Spoken, Stop, Talk, Target
@@ -35,13 +37,15 @@ from mailsvc.resolver import Answer, MailHost
 from mailsvc.storage.opening import offline
 from mailsvc.storage.tls_policies import note_shown
 from mailsvc.tls.chain import finding
+from mailsvc.tls.credential import make_credential
 from mailsvc.tls.dane import TLSARecord
 from mailsvc.tls.levels import Level
 from mailsvc.tls.memory import Demand
 from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.recheck import spki_digest
 from mailsvc.tls.roots import NoRoots, Trust
-from tests.bad_certificates import HOST, root
+from mailsvc.tls.table import make_table
+from tests.bad_certificates import HOST, make, root, san
 from tests.hostile import good, trust
 from tests.running import ROOT, python_environment
 from tests.tls_pair import PlainServer
@@ -381,6 +385,21 @@ class Sockets(TestCase):
                 out, err = process.communicate(timeout=30)
                 connection.close()
         self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
+
+    async def test_self_says_what_it_leaves_out(self) -> None:
+        """Of a certificate with very many names some are not tried, and that is told."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        off = dict.fromkeys(("submission", "submissions", "pop3", "pop3s"), ())
+        listen = Listen(smtp=(f"tcp:{port}:interface=127.0.0.1",), **off)
+        configuration = replace(Configuration(), listen=listen)
+        names = [f"n{number}.example.org" for number in range(MOST_NAMES + 3)]
+        many = make(root(), "x", names=san(*names))
+        table = make_table([make_credential("many", (many.certificate,), many.key)], names[0])
+        note, refused = await all_tried(configuration, table, Limits(), reactor)
+        self.assertIsNone(note.outcome)
+        self.assertIn("3 further names were not tried", note.text)
+        self.assertIs(refused.outcome, Outcome.UNREACHED)
 
     async def test_a_client_certificate_is_shown(self) -> None:
         """--cert and --key are read and shown; a pair that does not fit is refused with a sentence."""

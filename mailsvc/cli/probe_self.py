@@ -52,8 +52,8 @@ LISTENERS: dict[str, tuple[Talk, bool]] = {
 _CERTIFICATE_REQUIRED = "certificate required"
 """OpenSSL's words for the alert (RFC 8446 section 6.2)."""
 
-MOST_NAMES = 20
-"""Names that are tried at one listener."""
+MOST_NAMES = 200
+"""Names that are tried at one listener; what is left out is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,11 @@ async def all_tried(configuration: Configuration, table: CredentialTable, limits
                 found.append(Tried(listener, str(place), "", None, "it was not tried: it is a UNIX socket"))
                 continue
             host, port = place.address
-            for name in _names(table):
+            names = _names(table)
+            if len(names) > MOST_NAMES:
+                text = f"{len(names) - MOST_NAMES} further names were not tried; `mailsvc probe` tries each"
+                found.append(Tried(listener, str(place), "", None, text))
+            for name in names[:MOST_NAMES]:
                 trust = Trust(_roots(configuration, table.lookup(name)))
                 target = Target(host, port, talk, at_once, name, configuration.hostname)
                 destination = ClientTLS(ServerPolicy(Level.NAME, trust)).to(name, port, host=host)
@@ -170,7 +174,7 @@ def _names(table: CredentialTable) -> tuple[str, ...]:
     names = [name.replace("*", "any", 1) if name.startswith("*.") else name for name in table.by_name]
     # Who goes to an address asks for no name.
     names += [str(address) for address in table.lookup(None).names.addresses]
-    return tuple(dict.fromkeys(names))[:MOST_NAMES]
+    return tuple(dict.fromkeys(names))
 
 
 def _roots(configuration: Configuration, credential: Credential) -> Roots:
