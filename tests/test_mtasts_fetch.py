@@ -96,6 +96,14 @@ class FetchTests(TestCase):
         self.assertTrue(self.servers[0].heard.startswith(b"GET /.well-known/mta-sts.txt HTTP/1.1\r\n"))
         self.assertIn(b"\r\nHost: mta-sts.example.org\r\n", self.servers[0].heard)
 
+    async def test_a_header_without_end(self) -> None:
+        """An answer that never comes to its policy is cut off after some octets, and not only after a minute.
+
+        Rule: MTA-STS: limits on size and time
+        """
+        says = b"HTTP/1.1 200 OK\r\n" + b"X-Y: z\r\n" * 100_000
+        await self.refused(says, "does not answer in HTTP, or not to the end", closes=False)
+
     async def test_without_a_length(self) -> None:
         """A body that the end of the connection ends is taken, too."""
         says = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset=utf-8\r\n\r\n" + POLICY

@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
 from twisted.internet.error import TimeoutError as NoConnection
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -37,6 +38,9 @@ from mailsvc.tls.verify import HandshakeRefused
 
 SECONDS = 60.0
 """How long a fetch may take in all (section 3.3)."""
+
+_WHOLE_LIMIT = 4 * POLICY_LIMIT
+"""Octets of a whole answer, with its header and what HTTP puts around the policy."""
 
 Connect = Callable[[str, int], IStreamClientEndpoint]
 """Gives the endpoint for a host and port, without TLS."""
@@ -174,7 +178,35 @@ class _Endpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii")
         made: IStreamClientEndpoint = wrapClientTLS(self._tls.to(host, uri.port), self._connect(host, uri.port))
-        return made
+        return _Bounded(made)
+
+
+@implementer(IStreamClientEndpoint)
+class _Bounded:
+    """An endpoint whose connections take so many octets: twisted.web keeps any number of header fields."""
+
+    def __init__(self, inner: IStreamClientEndpoint) -> None:
+        self._inner = inner
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        wrapping = WrappingFactory(protocolFactory)
+        wrapping.noisy = False
+        wrapping.protocol = _Counted
+        connecting: Deferred[Any] = self._inner.connect(wrapping)
+        return connecting.addCallback(lambda made: made.wrappedProtocol)
+
+
+class _Counted(ProtocolWrapper):
+    """Cuts a connection that brings more than `_WHOLE_LIMIT` octets."""
+
+    _octets = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._octets += len(data)
+        if self._octets <= _WHOLE_LIMIT:
+            super().dataReceived(data)
+        else:
+            _cut(self)
 
 
 def _too_slow(seconds: float) -> bytes:
