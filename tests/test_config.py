@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -438,6 +438,7 @@ class EndpointStrings(SynchronousTestCase):
 
     @settings(deadline=None, max_examples=300)
     @given(st.text(st.sampled_from("tcp:=\\25x\n"), max_size=24))
+    @example("\n=:\n=")
     def test_no_text_breaks_the_reader(self, text: str) -> None:
         """Any text is an endpoint or gets one printable sentence."""
         mistake = endpoint_mistake(text)
