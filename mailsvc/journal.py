@@ -280,7 +280,7 @@ class ConnectionJournal:
     those of its connection.
     """
 
-    __slots__ = ("_began", "_handshaking", "_journal", "_network", "_told", "listener", "number", "peer")
+    __slots__ = ("_began", "_handshaking", "_journal", "_network", "_tls", "_told", "listener", "number", "peer")
 
     def __init__(self, journal: Journal, listener: str, peer: str, number: int) -> None:
         self.listener = listener
@@ -291,6 +291,7 @@ class ConnectionJournal:
         self._began = journal.clock.seconds()
         self._handshaking = False
         self._told = False
+        self._tls: TLSFacts | None = None
 
     def connected(self) -> None:
         """A client connected."""
@@ -305,6 +306,7 @@ class ConnectionJournal:
     def secured(self, tls: TLSFacts) -> None:
         """A TLS handshake was completed."""
         self._handshaking = False
+        self._tls = tls
         if self._journal.log_sessions:
             maillog.secured(self.listener, self.peer, tls)
         self._note(Secured(tls.version, tls.cipher, tls.server_name or ""), tls)
@@ -322,7 +324,7 @@ class ConnectionJournal:
 
     def logged_in(self, account: str, mechanism: str = "") -> None:
         """A login succeeded."""
-        maillog.logged_in(self.listener, self.peer, account)
+        maillog.logged_in(self.listener, self.peer, account, self._tls)
         self._note(LoggedIn(account, mechanism))
 
     def login_failed(self, name: str, mechanism: str = "", reply: str = "", why: str = "") -> None:
@@ -354,7 +356,7 @@ class ConnectionJournal:
     def accepted(self, trace_id: str, sender: str, recipients: Iterable[str], octets: int) -> None:
         """A message was committed, and the event with it."""
         self._journal.counts[Accepted.kind] += 1
-        maillog.accepted(trace_id, self.peer, sender, tuple(recipients), octets)
+        maillog.accepted(trace_id, self.peer, sender, tuple(recipients), octets, self._tls)
 
     def maildrop_closed(
         self,

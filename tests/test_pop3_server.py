@@ -401,6 +401,13 @@ class LoginTests(MailCase):
             self.assertNotIn("xyzzy", line)
             self.assertNotIn("sesame", line)
 
+    def test_the_name_asked_for_is_in_the_log(self) -> None:
+        """The line of a login tells the channel, and the host name that the client asked for, if it did."""
+        host = self.host()
+        self.assertTrue(
+            any("logged in from 192.0.2.7, TLSv1.3, no name asked for" in x for x in log_lines(host.reader))
+        )
+
     def test_no_line_of_the_peers_in_the_log(self) -> None:
         """A name cannot write lines of its own into the log, nor colours."""
         host = self.host()

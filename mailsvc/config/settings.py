@@ -325,7 +325,7 @@ class Log:
     sessions: bool = _setting(
         False,
         Switch(),
-        "Whether each connection, its TLS and its end get lines in the log; `mailsvc why` tells of them anyway.",
+        "Whether each connection, its TLS and its end get lines in the log; logins and mail do, with the TLS.",
     )
 
 
