@@ -23,6 +23,13 @@ def shown(text: str, limit: int = 200) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
 
+def channel_words(tls: TLSFacts | None) -> str:
+    """The channel in a few words, with the host name that the client asked for (SNI)."""
+    if tls is None:
+        return "in clear"
+    return f"{tls.version} to {tls.server_name}" if tls.server_name else f"{tls.version}, no name asked for"
+
+
 def connected(listener: str, peer: str) -> None:
     """A client connected."""
     log.debug("{listener}: connection from {peer}", listener=listener, peer=peer)
@@ -61,9 +68,15 @@ def injection(listener: str, peer: str, octets: int) -> None:
     )
 
 
-def logged_in(listener: str, peer: str, account: str) -> None:
+def logged_in(listener: str, peer: str, account: str, tls: TLSFacts | None) -> None:
     """A login succeeded."""
-    log.info("{listener}: {account} logged in from {peer}", listener=listener, account=shown(account), peer=peer)
+    log.info(
+        "{listener}: {account} logged in from {peer}, {channel}",
+        listener=listener,
+        account=shown(account),
+        peer=peer,
+        channel=channel_words(tls),
+    )
 
 
 def login_failed(listener: str, peer: str, username: str) -> None:
@@ -89,15 +102,18 @@ def noted(listener: str, peer: str, text: str) -> None:
     log.info("{listener}: {peer}: {text}", listener=listener, peer=peer, text=shown(text, 500))
 
 
-def accepted(trace_id: str, peer: str, sender: str, recipients: Sequence[str], octets: int) -> None:
+def accepted(
+    trace_id: str, peer: str, sender: str, recipients: Sequence[str], octets: int, tls: TLSFacts | None
+) -> None:
     """A message was committed."""
     log.info(
-        "{trace_id}: accepted from {peer}, <{sender}> to {recipients}, {octets} octets",
+        "{trace_id}: accepted from {peer}, <{sender}> to {recipients}, {octets} octets, {channel}",
         trace_id=trace_id,
         peer=peer,
         sender=shown(sender),
         recipients=shown(", ".join(f"<{recipient}>" for recipient in recipients), 1000),
         octets=octets,
+        channel=channel_words(tls),
     )
 
 

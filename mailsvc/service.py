@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,17 +78,17 @@ from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.seams import ChannelMemory
 from mailsvc.smtp.server import SMTPFactory
 from mailsvc.storage.database import Database
+from mailsvc.storage.lookups import Lookups
 from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
 from mailsvc.tls.gate import CredentialSource
 from mailsvc.tls.live import LiveCertificates, certificate_sources
 from mailsvc.tls.notices import Notices
-from mailsvc.tls.policy import Asking
 from mailsvc.tls.server import ListenerTLS, ServerTLS
-from mailsvc.tls.sources import load_table
+from mailsvc.tls.sources import RowSource, load_table
 from mailsvc.tls.table import CredentialTable
-from mailsvc.tls.trust import Demand, LiveTrust, Trusted, TrustSource
+from mailsvc.tls.trust import LiveTrust, Trusted, TrustSource, trust_source
 from mailsvc.wire.conversation import Patience
 from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
@@ -121,9 +121,11 @@ def make_service(
     problems: list[str] = []
     table: CredentialTable | None = None
     sources = (*certificate_sources(configuration, environ), *more_sources)
+    obstacles = problems_of(configuration.database)
     try:
         table = load_table(
-            sources,
+            # What is wrong with the database is told once, and not by everybody who would read it.
+            [each for each in sources if not (obstacles and isinstance(each, RowSource))],
             configuration.hostname,
             now(),
             warn=lambda finding: _log.warn("{finding}", finding=str(finding)),
@@ -142,7 +144,7 @@ def make_service(
         for endpoint in configuration.listen.metrics
         if not is_private(endpoint)
     ]
-    problems += problems_of(configuration.database)
+    problems += obstacles
     if problems or table is None:
         raise StartRefused(problems)
     return _assemble(configuration, reactor, table, sources, clients, trusted)
@@ -155,16 +157,6 @@ def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
         for endpoint in endpoints
         if port_of(endpoint) == 25
     ]
-
-
-def trust_source(configuration: Configuration) -> TrustSource:
-    """What the listeners demand of their clients, as the settings say it."""
-    demands = {
-        each.name: Demand(Asking(wanted.mode), wanted.roots, wanted.crls, wanted.tickets)
-        for each in fields(configuration.client_certificates)
-        for wanted in [getattr(configuration.client_certificates, each.name)]
-    }
-    return TrustSource(demands, configuration.accounts.certificate_cas)
 
 
 def _assemble(
@@ -216,8 +208,15 @@ def _assemble(
         Workarounds(pop.replace_nuls, pop.end_of_header),
     )
     kept = configuration.events
-    journal = Journal(database, reactor, keep=Keep(kept.keep_days, kept.keep_rows), pace=Pace(buffer=kept.buffer))
-    directory = TableDirectory(database, reactor, configuration.hostname, programs=delivery.pipes)
+    journal = Journal(
+        database,
+        reactor,
+        keep=Keep(kept.keep_days, kept.keep_rows),
+        pace=Pace(buffer=kept.buffer),
+        log_sessions=configuration.log.sessions,
+    )
+    lookups = Lookups(database, reactor)
+    directory = TableDirectory(lookups, reactor, configuration.hostname, programs=delivery.pipes)
     owners = CertificateOwners(database, reactor, lambda: trust.vouching)
     engine = _authenticator(configuration, database, checker, portal, owners, reactor)
     admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
@@ -228,7 +227,7 @@ def _assemble(
         directory,
         SaslAuthenticator(engine),
         gate=_watch(configuration, reactor, smtp_journal, trusted),
-        senders=OwnSenders(database),
+        senders=OwnSenders(lookups),
         machines=RelayClients(database, reactor),
         memory=_memory(configuration, database, reactor),
         journal=smtp_journal,

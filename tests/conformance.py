@@ -24,6 +24,18 @@ _RULE = re.compile(r"^[ #]*Rule: (.+?)\.?$", re.MULTILINE)
 Group = dict[str, str]
 
 REQUIRED: dict[str, Group] = {
+    "Clients with certificates": {
+        "Client certificates: ask, require or off for each listener": "RFC 8446 section 4.3.2",
+        "Revocation lists and roots are read again": "RFC 5280 section 6.3",
+        "No resumption where client certificates authorise": "RFC 8446 section 2.2",
+        "EXTERNAL by a verified address": "RFC 4422 appendix A, RFC 5280 section 4.2.1.6",
+        "EXTERNAL: revoked in the table": "",
+        "EXTERNAL: revoked by its CA": "RFC 5280 section 6.3",
+        "Mail from a machine by its certificate": "RFC 6409 section 4.3",
+        "Received: what was checked of the client's certificate": "RFC 5321 section 4.4, RFC 8314 section 4.3",
+        "Authentication-Results for the client's certificate": "RFC 8601 section 2.2",
+        "Forged Authentication-Results are taken out": "RFC 8601 section 5",
+    },
     "Extensions of SMTP": {
         "SIZE: a declared size beyond the limit is 552 5.3.4": "RFC 1870 section 6.1",
         "SIZE: no room on the disk is 452 4.3.1": "RFC 1870 section 6.1",
@@ -67,6 +79,17 @@ REQUIRED: dict[str, Group] = {
         "DANE-EE: the key alone decides": "RFC 7672 section 3.1.1",
         "DANE-TA: chain, dates and name must be right": "RFC 7672 section 3.1.2",
         "DANE-TA: the record may hold the anchor": "RFC 7671 section 5.2.2",
+    },
+    "Servers that we connect to": {
+        "Client: nothing that came behind the consent to TLS counts": "RFC 3207 section 6, CVE-2011-0411",
+        "Client: PREAUTH in clear is not followed": "RFC 9051 section 7.1.4",
+        "Client: what was offered in clear is asked for again inside TLS": "RFC 3207 section 4.2",
+        "DANE: only from a validating resolver on this machine": "RFC 7672 section 2.1",
+        "DANE decides where both it and MTA-STS are there": "RFC 8461 section 2",
+        "MTA-STS: enforce demands a verified name, and a host that the policy names": "RFC 8461 sections 4.1 and 5",
+        "MTA-STS: a policy counts only over HTTPS with a verified name": "RFC 8461 section 3.3",
+        "MTA-STS: no redirects, 200 and text/plain only": "RFC 8461 sections 3.2 and 3.3",
+        "MTA-STS: limits on size and time": "RFC 8461 section 3.3",
     },
     "AUTH": {
         "PLAIN": "RFC 4616 section 2",
@@ -145,6 +168,7 @@ REQUIRED: dict[str, Group] = {
         "Nothing behind the 220 of STARTTLS is read, on the client's side": "RFC 3207 section 4.2",
         "A web client is cut off at its first line": "",
         "Downgrade memory: less than was shown is put off": "",
+        "A refused certificate is looked at again": "",
         "Downgrade memory: a stranger teaches nothing about others": "",
     },
     "POP3": {

@@ -5,8 +5,8 @@ keeps; its exit status is 1 when something is of medium severity or worse. The i
 functions with fewer checks.
 
 Nothing leaves the machine: the address is given, so that no name is looked up, and testssl.sh fetches neither CRLs nor
-OCSP answers unless it is told to. The certificate names a CRL, as those of public CAs do, because testssl.sh takes one
-without CRL and OCSP for a finding of its own; nobody fetches it.
+OCSP answers unless it is told to. The certificate is one of `mailsvc certs init --crl-url`, because testssl.sh takes
+one without CRL and OCSP for a finding of its own; nobody fetches the list.
 """
 
 from __future__ import annotations
@@ -23,12 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
-from mailsvc.certkit.build import Issued
-from mailsvc.certkit.files import PUBLIC
-from tests.pki import HOSTNAME, Certs, authority, chain_pem, credential, make_certs
+from mailsvc.certkit.layout import create
+from tests.pki import HOSTNAME, Certs
 from tests.running import LISTENERS, RunningService
 
 STARTTLS = {"smtp": "smtp", "submission": "smtp", "submissions": "", "pop3": "pop3", "pop3s": ""}
@@ -66,29 +62,10 @@ class Scan:
 
 
 def certs_with_crl(folder: Path) -> Certs:
-    """A certs folder whose certificate says where its CA's CRL is."""
-    certs = make_certs(folder)
-    made = credential((HOSTNAME, "localhost", "127.0.0.1"))
-    old = made.certificate
-    builder = x509.CertificateBuilder(
-        old.issuer,
-        old.subject,
-        old.public_key(),
-        x509.random_serial_number(),
-        old.not_valid_before_utc,
-        old.not_valid_after_utc,
-        list(old.extensions),
-    ).add_extension(
-        x509.CRLDistributionPoints(
-            [x509.DistributionPoint([x509.UniformResourceIdentifier("http://ca.example.org/ca.crl")], None, None, None)]
-        ),
-        critical=False,
-    )
-    renewed = Issued(builder.sign(authority().key, hashes.SHA256()), made.key)
-    path = folder / HOSTNAME / "fullchain.pem"
-    path.write_bytes(chain_pem(renewed))
-    path.chmod(PUBLIC)
-    return certs
+    """What `mailsvc certs init --crl-url` makes: the certificate says where its CA's CRL is."""
+    names = (HOSTNAME, "localhost", "127.0.0.1")
+    made = create(folder, names, None, datetime.now(UTC), crl_url="http://ca.example.org/ca.crl")
+    return Certs(folder, made.authority, HOSTNAME)
 
 
 def run_sslscan(program: str, service: RunningService, listener: str, run: Run) -> Scan:
@@ -168,7 +145,7 @@ def main() -> int:
                 arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, timeout=600
             ).stdout
 
-        with RunningService(folder / "service", certs=certs_with_crl(_made(folder / "certs"))) as service:
+        with RunningService(folder / "service", certs=certs_with_crl(folder / "certs")) as service:
             print(f"{datetime.now(UTC):%Y-%m-%d}  {'':<11}  results  medium or worse  seconds  remarks")
             for listener in LISTENERS:
                 for scanner in ("sslscan", "testssl"):
@@ -184,11 +161,6 @@ def main() -> int:
                     counts = f"{scan.results:>7}  {len(scan.serious):>15}  {seconds:>7.0f}"
                     print(f"{scanner:<10}  {listener:<11}  {counts}  {remarks}", flush=True)
     return 1 if serious else 0
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 if __name__ == "__main__":

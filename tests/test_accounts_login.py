@@ -362,8 +362,13 @@ class JoinTests(CheckerCase):
 
     async def test_an_office_in_the_morning(self) -> None:
         """Two hundred people behind one address who log in at once are all let in."""
-        numbers = [await self.add(f"user{n}@example.org", f"pass{n}") for n in range(200)]
-        checker = self.checker()
+        stored = [CHEAP.hash(b"pass%d" % n) for n in range(200)]
+
+        def hire(txn: Cursor) -> list[int]:
+            return [add_account(txn, parse_address(f"user{n}@example.org"), stored[n], 1.0) for n in range(200)]
+
+        numbers = await self.database.write(hire)
+        checker = self.checker(verifiers=0)  # as if everybody had one already
         answers = [checker.requestAvatarId(Login(b"user%d@example.org" % n, b"pass%d" % n, HERE)) for n in range(200)]
         self.assertEqual([answer.id for answer in await gatherResults(answers)], numbers)
         self.assertEqual(self.clock.waits, [])

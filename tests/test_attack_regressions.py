@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Generator
 from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from random import Random
 from typing import Any
@@ -20,9 +21,11 @@ from mailsvc.directory.running import Programs
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.authors import AUTHORS, AuthorsError, authors
+from mailsvc.mail.downgrade import downgraded_field
 from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
-from mailsvc.mail.message import MessageScanner, fields_named, header_fields
+from mailsvc.mail.message import MessageScanner, Summary, fields_named, header_fields
 from mailsvc.mail.reply import Reply
+from mailsvc.mail.surrogate import HEADER_LIMIT
 from mailsvc.service import _affordable
 from mailsvc.smtp.defaults import OpenGate, OpenGuard
 from mailsvc.smtp.modes import lmtp
@@ -30,13 +33,15 @@ from mailsvc.smtp.reporting import MOST_MAILDROPS, MailLoop, check_loop
 from mailsvc.smtp.seams import Client as Seen
 from mailsvc.storage import accounts, credentials, events
 from mailsvc.storage.aliases import add_alias
+from mailsvc.storage.deleted import Removal, remove
 from mailsvc.storage.events import Entry
+from mailsvc.storage.mailboxes import NewMessage, deliver
 from mailsvc.storage.rules import set_disabled, set_quota
 from mailsvc.storage.senders import set_check_sender
 from mailsvc.storage.stories import story_of
 from mailsvc.surroundings import descriptors
 from mailsvc.wire.sessions import Sessions
-from tests.memory import ALICE, BOB, PASSWORD, Client, MailCase, MailHost
+from tests.memory import ALICE, BOB, PASSWORD, Client, MailCase, MailHost, unstuffed
 from tests.scram_client import ScramClient
 from tests.storage_cases import OfflineCase
 from tests.test_smtp_auth import AuthCase
@@ -547,3 +552,60 @@ class ABodyWithoutItsLineEnd(MailCase):
         client.ask(b"MAIL FROM:<eve@example.net>\r\nRCPT TO:<alice@example.org>")
         client.send(b"BDAT 7 LAST\r\na: b\r\n\r")
         self.assertEqual(client.take()[:10], b"550 5.6.11")
+
+
+class WhiteSpaceWithoutEnd(SynchronousTestCase):
+    """A letter beyond ASCII and 65,000 tabs behind it in one field took twenty seconds of all threads at delivery."""
+
+    def test_white_space(self) -> None:
+        """The time goes with the length: with its square this test would take minutes."""
+        space = b"\t" * 60_000 + b"\r\n " * 20_000
+        for name in (b"Subject: ", b"Date: ", b"To: ", b"Received: ", b"Content-Type: ", b"Message-ID: "):
+            for field in (b"\xc3\xa9" + space, b"(\xc3\xa9" + space + b")", space + b"\xc3\xa9"):
+                given = downgraded_field(name + field + b"\r\n")
+                self.assertTrue(given.isascii() and given.endswith(b"\r\n"))
+
+
+class SizesThatNobodyKnew(MailCase):
+    """LIST told sizes that RETR did not send, where a session and somebody else met, or two limits."""
+
+    def test_deleted_while_it_is_measured(self) -> None:
+        """A message of before an upgrade, that another session deletes while its surrogate is measured, had -1."""
+        message = "Subject: ü\r\n\r\nbody\r\n".encode()
+        for removal in (Removal(0.0), Removal(0.0, keep=False)):
+            host = self.host()
+            host.put_message(message)
+            host.store.connection.execute("UPDATE mailbox_item SET surrogate_size = -1")
+            account = host.account_id(ALICE)
+            client = host.secured_pop3()
+            client.ask(b"USER " + ALICE.encode())
+            host.store.held = True
+            client.ask(b"PASS " + PASSWORD.encode())
+            while "open_maildrop" not in host.store.calls:
+                host.store.release(1)
+            host.store.now(remove, account, [1], removal)
+            host.store.held = False
+            host.store.release()
+            client.settle()
+            size = int(client.take().split()[3])
+            self.assertEqual(client.ask(b"STAT"), b"+OK 1 %d\r\n" % size)
+            answer = client.ask(b"RETR 1")
+            if removal.keep:
+                self.assertEqual(len(unstuffed(answer)), size)
+                self.assertTrue(answer.isascii())
+            else:
+                self.assertEqual(size, len(message))
+                self.assertEqual(answer, b"-ERR [SYS/PERM] the message is not there any more\r\n")
+
+    def test_before_a_long_header(self) -> None:
+        """What stands before a message in one maildrop shares its limit of octets that are looked at closely."""
+        header = (b"X: " + b"\xff" * 123 + b"\r\n") * (HEADER_LIMIT // 128) + b"\r\n"
+        prefix = "Delivered-To: jö@example.org\r\n".encode()
+        host = self.host()
+        account = host.account_id(ALICE)
+        digest = sha256(header).hexdigest()
+        new = NewMessage("ID0", "", 0.0, b"", Summary(len(header), len(header), digest, None, None, None, None))
+        host.store.now(lambda txn: deliver(txn, new, header, [], [account], prefixes={account: prefix}))
+        client = host.reader()
+        size = int(client.ask(b"LIST 1").split()[2])
+        self.assertEqual(len(unstuffed(client.ask(b"RETR 1"))), size)

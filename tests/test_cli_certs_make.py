@@ -91,6 +91,60 @@ class InitTests(CommandCase):
         err = self.fail_with(1, "init", self.certs, "--hostname", "b.example.org", "--permit", "example.org")
         self.assertIn("what it may speak for cannot be changed", err)
 
+    def test_the_place_of_the_revocation_list(self) -> None:
+        """--crl-url is kept with the CA: all that it signs, now, later and once more, names it (RFC 5280 section
+        4.2.1.13), and openssl and `certs show` tell it. The CA's own certificate does not."""
+        url = "http://ca.example.org/mail.crl"
+        out = self.succeed("init", self.certs, "--hostname", HOSTNAME, "--crl-url", url)
+        self.assertIn(f"name {url} as the place of its revocation list", out)
+        self.succeed("issue", self.certs, "--hostname", "b.example.org")
+        self.succeed("issue", self.certs, "--renew", HOSTNAME)
+        self.succeed("issue", self.certs, "--client", "alice", "--email", "alice@example.org")
+        self.succeed("issue", self.certs, "--renew", "alice")
+        self.succeed("init", self.certs, "--hostname", "c.example.org")
+        self.succeed("init", self.certs, "--hostname", "d.example.org", "--crl-url", url)
+        key, request, answer = (self.folder / name for name in ("key", "csr", "answer.pem"))
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key)
+        names = ("-subj", "/CN=e", "-addext", "subjectAltName=DNS:e.example.org")
+        openssl("req", "-new", *new_key, *names, "-out", request)
+        self.succeed("issue", self.certs, "--request", request, "--out", answer)
+        made = [self.certs / f"{name}.example.org" for name in ("mail", "b", "c", "d")]
+        for path in (*(each / "fullchain.pem" for each in (*made, self.certs / "ca/clients/alice")), answer):
+            text = openssl("x509", "-noout", "-text", "-in", path)
+            self.assertIn("X509v3 CRL Distribution Points:", text, path)
+            self.assertIn(f"URI:{url}", text, path)
+            first = self.succeed("show", path).split("certificate 2 of 2")[0]
+            self.assertIn(f"list at       {url}", first)
+        self.assertNotIn("CRL Distribution", openssl("x509", "-noout", "-text", "-in", self.certs / "ca/ca.pem"))
+        ca = self.certs / "ca/ca.pem"
+        self.assertIn("OK", openssl("verify", "-x509_strict", "-CAfile", ca, made[0] / "fullchain.pem"))
+        self.assertEqual(json.loads(self.succeed("show", answer, "--json"))[0]["crl_urls"], [url])
+
+    def test_the_place_of_the_list_is_not_changed_by_the_way(self) -> None:
+        """A CA that is there keeps what it has, and the sentence says where that can be changed; a file that people
+        have spoilt keeps it from signing."""
+        self.succeed("init", self.certs, "--hostname", HOSTNAME)
+        again = ("init", self.certs, "--hostname", HOSTNAME, "--crl-url", "http://a.example/crl")
+        err = self.fail_with(1, *again)
+        self.assertIn("the place of its revocation list none; to change that", err)
+        file = self.certs / "ca" / "crl.url"
+        self.assertIn(str(file), err)
+        file.write_text("http://a.example/crl\n")
+        self.assertIn("Nothing to do", self.succeed(*again))
+        self.assertIn("list http://a.example/crl;", self.fail_with(1, *again[:-1], "http://b.example/crl"))
+        self.succeed("issue", self.certs, "--renew", HOSTNAME)
+        text = openssl("x509", "-noout", "-text", "-in", self.certs / HOSTNAME / "fullchain.pem")
+        self.assertIn("URI:http://a.example/crl", text)
+        file.write_text("ftp://a.example/crl\n")
+        err = self.fail_with(1, "issue", self.certs, "--hostname", "b.example.org")
+        self.assertIn(f"{file}: 'ftp://a.example/crl' cannot be the place of a revocation list", err)
+
+    def test_a_wrong_place_of_the_list(self) -> None:
+        """A sentence, and nothing is written."""
+        err = self.fail_with(1, "init", self.certs, "--hostname", HOSTNAME, "--crl-url", "ca.example.org/crl")
+        self.assertIn("it must begin with http://, https://, ldap://", err)
+        self.assertFalse(self.certs.exists())
+
     def test_kinds_of_keys(self) -> None:
         """--key is that of the CA and of the server."""
         self.succeed("init", self.certs, "--hostname", HOSTNAME, "--key", "rsa-2048")

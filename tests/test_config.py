@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -314,6 +314,32 @@ class Description(SynchronousTestCase):
         self.assertIn('from mailsvc.toml; the default is "required"', text)
 
 
+class ListenerSections(SynchronousTestCase):
+    """`[client_certificates.NAME]`: sections in a section."""
+
+    def problems(self, toml: str) -> list[str]:
+        return list(self.assertRaises(ConfigurationRefused, in_force, toml, NAMED).problems)
+
+    def test_taken(self) -> None:
+        """Each listener has its own; paths are taken from where the file lies."""
+        settings = in_force('[client_certificates.pop3]\nmode = "require"\nroots = "ca.pem"').configuration
+        pop3, smtp = settings.client_certificates.pop3, settings.client_certificates.smtp
+        self.assertEqual((pop3.mode, smtp.mode, smtp.roots), ("require", "off", None))
+        self.assertEqual(pop3.roots, Path("ca.pem") if pop3.roots is None else pop3.roots.parent / "ca.pem")
+
+    def test_mistakes(self) -> None:
+        """No such listener, no such setting, a listener that nobody could reach, a value where a section belongs."""
+        for toml, words in (
+            ('[client_certificates.imap]\nmode = "ask"', "client_certificates.imap"),
+            ('[client_certificates.smtp]\nmodus = "ask"', "did you mean client_certificates.smtp.mode?"),
+            ('[client_certificates.smtp]\nmode = "require"', "name them as client_certificates.smtp.roots"),
+            ('client_certificates = "ask"', "this is a section"),
+            ('client_certificates.smtp = "ask"', "this is a section"),
+        ):
+            [problem] = self.problems(toml)
+            self.assertIn(words, problem)
+
+
 class Hostnames(SynchronousTestCase):
     def test_full_names_pass(self) -> None:
         """Names that a greeting may say (RFC 5321 section 2.3.5)."""
@@ -412,6 +438,7 @@ class EndpointStrings(SynchronousTestCase):
 
     @settings(deadline=None, max_examples=300)
     @given(st.text(st.sampled_from("tcp:=\\25x\n"), max_size=24))
+    @example("\n=:\n=")
     def test_no_text_breaks_the_reader(self, text: str) -> None:
         """Any text is an endpoint or gets one printable sentence."""
         mistake = endpoint_mistake(text)

@@ -12,6 +12,7 @@ from mailsvc.mail.event import Accepted, Event, HandshakeFailed, LoginFailed, Ma
 from mailsvc.pop3.server import POP3Factory
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS
+from mailsvc.storage.devices import LoginEnded
 from mailsvc.storage.events import Entry, by_peer, record
 from mailsvc.storage.stories import story_of
 from tests.memory import ALICE, MX, MX_OPTIONAL, PASSWORD, MailCase, MailHost, MemoryStore, storage_failure
@@ -223,6 +224,33 @@ class POP3(EventCase):
         client.ask(b"DELE 1")
         client.hang_up()
         self.assertEqual(host.told()[-2], MaildropClosed(ALICE, 1, 0, False, (number,), (), "password"))
+
+    def test_a_maildrop_that_is_left_half(self) -> None:
+        """What QUIT has done and what was fetched is told, also when the database or the login ends meanwhile."""
+        for failure in (storage_failure(), LoginEnded("revoked")):
+            for slices, deleted in ((0, 0), (1, 500)):
+                host = self.told_host()
+                for _ in range(600):
+                    host.put_message(b"A: b\r\n\r\n")
+                client = host.reader()
+                client.ask(b"RETR 1")
+                client.send(b"".join(b"DELE %d\r\n" % number for number in range(1, 601)))
+                client.take()
+                host.store.held = True
+                client.ask(b"QUIT")
+                host.store.release(slices)
+                host.store.failure = failure
+                host.store.held = False
+                host.store.release()
+                client.settle()
+                self.assertEqual(client.take()[:5], b"-ERR ")
+                host.store.failure = None
+                [closed] = [event for event in host.told() if isinstance(event, MaildropClosed)]
+                self.assertEqual(
+                    (closed.retrieved, closed.fetched, closed.deleted, closed.left), (1, (1,), deleted, deleted)
+                )
+                self.assertEqual(closed.removed, tuple(range(1, len(closed.removed) + 1)))
+                self.assertEqual((closed.orderly, bool(closed.removed)), (deleted > 0, deleted > 0))
 
     def test_refusals(self) -> None:
         """What is refused is told once: a wrong login as that, a maildrop in use with its account."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -326,3 +327,31 @@ class Never(JournalCase):
             self.note(journal, 20)
             self.clock.advance(1)
         self.assertEqual(len(journal._buffer), 40)
+
+
+class SessionsInTheLog(JournalCase):
+    """Connections, handshakes and ends as lines of the log."""
+
+    def lines_of_a_session(self, *, log_sessions: bool) -> list[str]:
+        journal = Journal(self.store, self.clock, log_sessions=log_sessions)
+        told: list[LogEvent] = []
+        observer = cast(ILogObserver, told.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        connection = journal.connection("smtp", PEER)
+        connection.connected()
+        connection.secured(TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, "X25519", "mx.example.org"))
+        connection.disconnected("closed")
+        self.assertEqual(sum(journal.counts.values()), 3)
+        return [formatEvent(event) for event in told if event["log_namespace"] == "mailsvc"]
+
+    def test_off(self) -> None:
+        """Nobody has to pay for lines that nobody asked for; the events are kept all the same."""
+        self.assertEqual(self.lines_of_a_session(log_sessions=False), [])
+
+    def test_on(self) -> None:
+        """Who asks for them gets three lines, with the name that the client asked for."""
+        connected, secured, disconnected = self.lines_of_a_session(log_sessions=True)
+        self.assertIn(f"connection from {PEER}", connected)
+        self.assertIn("name asked for: mx.example.org", secured)
+        self.assertIn("disconnected: closed", disconnected)

@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -70,6 +71,7 @@ LEVELS: dict[int, str] = {
     3: """
         mailsvc.storage.beside
         mailsvc.storage.pool mailsvc.storage.opening mailsvc.storage.database mailsvc.storage.store
+        mailsvc.storage.lookups
         mailsvc.accounts.hashing mailsvc.accounts.login mailsvc.accounts.realm mailsvc.accounts.guard
         mailsvc.accounts.proofs mailsvc.accounts.authenticator mailsvc.accounts.senders mailsvc.tls.binding
         mailsvc.accounts.database mailsvc.accounts.certificates
@@ -155,7 +157,13 @@ def level_of(name: str) -> int | None:
     return min(inside) if inside else None
 
 
-def modules() -> Iterator[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
+    """All of them, read once."""
+    return tuple(_read())
+
+
+def _read() -> Iterator[Module]:
     for path in sorted([*(ROOT / "mailsvc").rglob("*.py"), *(ROOT / "twisted").rglob("*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -168,7 +168,7 @@ class Surrogates(SynchronousTestCase):
     def test_headers_without_end_are_bounded(self) -> None:
         """Whatever a part's header is made of, what is held is bounded, and what is given is ASCII."""
         header = crlf("Content-Type: multipart/mixed; boundary=b\n\n--b\n")
-        for piece in (b"X: " + b"\xff" * 70000, b"X: \xff\r\n" * 9000):
+        for piece in (b"X: " + b"\xff" * 70000, b"X: \xff\r\n" * 6000):
             downgrader = Downgrader()
             given_ = downgrader.feed(header[: header.index(b"--b")]) + downgrader.feed(b"--b\r\n")
             for _ in range(8):
@@ -177,6 +177,16 @@ class Surrogates(SynchronousTestCase):
             given_ += downgrader.feed(b"\r\n\r\n--b--\r\n") + downgrader.close()
             self.assertTrue(given_.isascii())
         self.assertTrue(surrogate(b"X: \xff\r\n" * 100000 + b"\r\n").isascii())
+
+    def test_effort_is_bounded(self) -> None:
+        """Behind so many lines of parts' headers, or that begin like a boundary, all passes as it is."""
+        header = crlf("Content-Type: multipart/mixed; boundary=b\n\n--b\n\n")
+        part = crlf("--b\nX: ö\n\n")
+        for lines, looked_at in ((b"--b\r\nX: x\r\n\r\n" * 10_000, True), (b"--b\r\nX: x\r\n\r\n" * 30_000, False)):
+            given_ = surrogate(header, lines, part)
+            self.assertEqual(given_.endswith(crlf("--b\nX: =?utf-8?b?w7Y=?=\n\n")), looked_at)
+        self.assertTrue(surrogate(header, b"--\r\n" * 900_000, part).endswith(b"?=\r\n\r\n"))
+        self.assertTrue(surrogate(header, b"--\r\n" * 1_100_000, part).endswith(part))
 
     def test_a_part_may_have_no_empty_line(self) -> None:
         """Its body begins where no field is, or a boundary comes instead."""

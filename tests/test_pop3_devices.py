@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.event import MaildropClosed
+from mailsvc.pop3.admission import Admission
 from mailsvc.pop3.devices import Hold, Keeping, MaildropInUse, enter, expiry, settle, shortest
 from mailsvc.storage import credentials, devices
 from mailsvc.storage.expiry import own_expiry
@@ -138,6 +141,21 @@ class TwoDevices(DeviceCase):
         self.assertEqual(self.mail.mail_of(), [b"A: two\r\n\r\n"])
         self.assertEqual(third.ask(b"USER " + ALICE.encode())[:3], b"+OK")
         self.assertEqual(third.ask(b"PASS phone")[:3], b"+OK")
+
+    def test_login_delay(self) -> None:
+        """A phone that has logged in does not make a laptop wait; where a maildrop is shared, it does."""
+        for by_device in (True, False):
+            self.mail.readers = replace(self.mail.readers, admission=Admission(60))
+            self.set_mode(by_device=by_device)
+            self.seen(self.phone)
+            answers = []
+            for device in (self.phone, self.laptop):
+                client = self.mail.secured_pop3()
+                client.ask(b"USER " + ALICE.encode())
+                answers.append(client.ask(b"PASS " + device.encode())[:18])
+            self.assertEqual(answers[0], b"-ERR [LOGIN-DELAY]")
+            self.assertEqual(answers[1], b"+OK 0 messages, 0 " if by_device else answers[0])
+            client.ask(b"QUIT")
 
     def test_unique_ids_stay(self) -> None:
         """A message has the same unique-id on every device.

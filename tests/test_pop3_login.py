@@ -267,29 +267,38 @@ class AdmissionTests(SynchronousTestCase):
     def test_a_login_that_came_to_nothing(self) -> None:
         """Only a login that succeeded begins the delay."""
         admission = Admission(60)
-        admission.enter(1, 0.0)
+        admission.enter(1, "password", 0.0)
         admission.leave(1)
-        admission.enter(1, 1.0)
-        admission.begun(1, 1.0)
-        self.assertRaises(Refusal, admission.enter, 1, 60.9)
-        admission.enter(1, 61.0)
+        admission.enter(1, "password", 1.0)
+        admission.begun(1, "password", 1.0, by_device=False)
+        self.assertRaises(Refusal, admission.enter, 1, "app-password 1", 60.9)
+        admission.enter(1, "password", 61.0)
+
+    def test_the_clock_is_set_back(self) -> None:
+        """Nobody is locked out for the hour by which it was wrong."""
+        admission = Admission(60)
+        admission.begun(1, "password", 3600.0, by_device=False)
+        admission.enter(1, "password", 10.0)
 
     @settings(deadline=None)
-    @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 100)), max_size=40))
-    def test_delay(self, logins: list[tuple[int, float]]) -> None:
-        """However logins come: none within the delay of the account's last, and nothing is remembered for longer."""
-        admission, last, now = Admission(60, 100), dict[int, float](), 0.0
-        for account, after in logins:
+    @given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from("ab"), st.floats(0, 100)), max_size=40))
+    def test_delay(self, logins: list[tuple[int, str, float]]) -> None:
+        """However logins come: none within the delay of the last, of the account or, where it deletes by device (those
+        with even numbers), of the device; nothing is remembered for longer."""
+        admission, last, now = Admission(60, 100), dict[tuple[int, str], float](), 0.0
+        for account, device, after in logins:
             now += after
+            by_device = account % 2 == 0
+            key = (account, device if by_device else "")
             try:
-                admission.enter(account, now)
+                admission.enter(account, device, now)
             except Refusal as error:
-                self.assertLess(now - last[account], 60)
+                self.assertLess(now - last[key], 60)
                 self.assertGreaterEqual(int(str(error.reply.values["seconds"])), 1)
                 continue
-            admission.begun(account, now)
-            self.assertGreaterEqual(now - last.get(account, -60.0), 60)
-            last[account] = now
+            admission.begun(account, device, now, by_device=by_device)
+            self.assertGreaterEqual(now - last.get(key, -60.0), 60)
+            last[key] = now
             self.assertEqual(set(admission._last), {each for each, at in last.items() if now - at < 60})
 
 

@@ -190,7 +190,7 @@ class MaildropMachine(RuleBasedStateMachine):
         assert self.maildrop.count == len(left)
         assert self.maildrop.octets == sum(item.size for _, item in left)
         gone = [item.uid for item, deleted in zip(self.model.items, self.model.deleted, strict=True) if deleted]
-        assert self.maildrop.to_delete == gone
+        assert [self.maildrop.uid(number) for number in self.maildrop.marked] == gone
 
 
 class MaildropTests(SynchronousTestCase):

@@ -27,6 +27,13 @@ def server(client: Client) -> POP3Server:
     return protocol
 
 
+def one_message(case: MailCase) -> tuple[MailHost, Client]:
+    """A host with one message of 8 octets, and who has logged in to read it."""
+    host = case.host()
+    host.put_message(b"A: b\r\n\r\n")
+    return host, host.reader()
+
+
 class LockTests(MailCase):
     """One session a maildrop; the lock always comes back (RFC 1939 section 4)."""
 
@@ -79,9 +86,7 @@ class LockTests(MailCase):
 
     def test_not_while_deletes_are_committed(self) -> None:
         """While deletes are committed nobody else may log in, also when the client has gone; then they may."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         client.ask(b"DELE 1")
         host.store.held = True
         client.send(b"QUIT\r\n")
@@ -134,9 +139,7 @@ class DeleteTests(MailCase):
 
     def test_before_the_answer(self) -> None:
         """+OK comes after the commit."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         client.ask(b"DELE 1")
         host.store.held = True
         self.assertEqual(client.ask(b"QUIT"), b"")
@@ -146,9 +149,7 @@ class DeleteTests(MailCase):
 
     def test_failed(self) -> None:
         """When the commit fails QUIT says so, and the messages are there."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         client.ask(b"DELE 1")
         host.store.failure = ZeroDivisionError()
         self.assertEqual(client.ask(b"QUIT")[:15], b"-ERR [SYS/TEMP]")
@@ -293,9 +294,7 @@ class RetrieveTests(MailCase):
 
     def test_removed_meanwhile(self) -> None:
         """A message that an administrator removed during the session is -ERR, and the session lives."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         host.store.connection.execute("DELETE FROM mailbox_item")
         host.store.connection.execute("DELETE FROM message")
         self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/PERM] the message is not there any more\r\n")
@@ -402,6 +401,13 @@ class LoginTests(MailCase):
             self.assertNotIn("xyzzy", line)
             self.assertNotIn("sesame", line)
 
+    def test_the_name_asked_for_is_in_the_log(self) -> None:
+        """The line of a login tells the channel, and the host name that the client asked for, if it did."""
+        host = self.host()
+        self.assertTrue(
+            any("logged in from 192.0.2.7, TLSv1.3, no name asked for" in x for x in log_lines(host.reader))
+        )
+
     def test_no_line_of_the_peers_in_the_log(self) -> None:
         """A name cannot write lines of its own into the log, nor colours."""
         host = self.host()
@@ -415,9 +421,7 @@ class DefectTests(MailCase):
 
     def test_in_a_command(self) -> None:
         """An error that nobody foresaw is one -ERR, is logged, and ends nothing."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         host.store.failure = ZeroDivisionError()
         self.assertEqual(client.ask(b"RETR 1"), b"-ERR [SYS/TEMP] local trouble; try again later\r\n")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -430,9 +434,7 @@ class ShutDownTests(MailCase):
 
     def test_idle(self) -> None:
         """An idle session ends, and deletes nothing."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         client.ask(b"DELE 1")
         done = host.sessions.shut_down()
         client.settle()
@@ -443,9 +445,7 @@ class ShutDownTests(MailCase):
 
     def test_in_quit(self) -> None:
         """Deletes that are being committed are answered as ever."""
-        host = self.host()
-        host.put_message(b"A: b\r\n\r\n")
-        client = host.reader()
+        host, client = one_message(self)
         client.ask(b"DELE 1")
         host.store.held = True
         client.send(b"QUIT\r\n")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.defer import ensureDeferred
+
 from mailsvc.config import Configuration
-from mailsvc.mail.channel import TLSFacts, Verified
+from mailsvc.mail.channel import NO_CERTIFICATE, TLSFacts, Verified
 from mailsvc.smtp.downgrades import SenderMemory, level_of, sender_domain
 from mailsvc.smtp.seams import Client as Who
+from mailsvc.storage import tls_policies
 from mailsvc.tls.levels import Level
+from mailsvc.tls.memory import Override
 from tests.memory import ALICE, MX_OPTIONAL, PEER, Client, MailCase, MailHost, storage_failure
 
 DAYS = 3 * 86400.0
@@ -110,6 +114,50 @@ class Downgrades(MailCase):
         seen = [level_of(Who(1, "smtp", "192.0.2.7", tls=each)) for each in (None, facts, verified)]
         self.assertEqual(seen, [Level.PLAIN, Level.ENCRYPTED, Level.CHAIN])
         self.assertIsNone(sender_domain(Who(1, "smtp", "192.0.2.7", helo="[192.0.2.7]"), None))
+
+    def test_a_certificate_counts_at_once(self) -> None:
+        """Also when the same host has just come without one, and was let through."""
+        host = self.host()
+        host.reactor.pass_time(60)
+        memory = SenderMemory(host.store, host.reactor, DAYS)
+        facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, None, None, NO_CERTIFICATE)
+        without = Who(1, "smtp", "192.0.2.7", helo="client.sender.example", tls=facts)
+        shown = replace(without, tls=replace(facts, client=Verified("CN=a", "CN=b", ("a.example",), "00" * 32)))
+        self.assertIsNone(self.successResultOf(ensureDeferred(memory.at_mail(without, None))))
+        memory.accepted(without, None)
+        memory.accepted(shown, None)
+        refused = self.successResultOf(ensureDeferred(memory.at_mail(without, None)))
+        assert refused is not None
+        self.assertEqual((refused.code, refused.enhanced), (451, "4.7.5"))
+
+    def test_what_is_not_asked_for_any_more(self) -> None:
+        """When the postmaster stops asking for certificates, senders that had shown one are not put off for days;
+        without TLS they are, and what he demands himself holds.
+
+        Rule: Downgrade memory: less than was shown is put off
+        """
+        host = self.host()
+        host.reactor.pass_time(60)
+        memory = SenderMemory(host.store, host.reactor, DAYS)
+        facts = TLSFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256, None, None)
+        unasked = Who(1, "smtp", "192.0.2.7", helo="client.sender.example", tls=facts)
+        shown = replace(unasked, tls=replace(facts, client=Verified("CN=a", "CN=b", ("a.example",), "00" * 32)))
+        none = replace(unasked, tls=replace(facts, client=NO_CERTIFICATE))
+        memory.accepted(shown, None)
+
+        def codes() -> list[int | None]:
+            answers = [
+                self.successResultOf(ensureDeferred(memory.at_mail(each, None)))
+                for each in (unasked, none, replace(unasked, tls=None))
+            ]
+            return [None if each is None else each.code for each in answers]
+
+        self.assertEqual(codes(), [None, 451, 451])
+        now = host.reactor.seconds()
+        override = Override(Level.CHAIN, now, now + 3600)
+        host.store.now(tls_policies.set_override, "in", "client.sender.example", override)
+        host.reactor.pass_time(10)
+        self.assertEqual(codes(), [451, 451, 451])
 
     def test_on_by_default(self) -> None:
         """Three days, for mail that comes in too."""

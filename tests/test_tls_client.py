@@ -430,6 +430,13 @@ class ResumptionTests(SynchronousTestCase):
                 self.assertEqual((identity.chain, identity.sent), (before.chain, before.sent))
                 self.keep(again)
 
+    def test_with_revocation_lists(self) -> None:
+        """A policy with lists finds its sessions, too; one with other lists does not."""
+        there, listed = server(GOOD), ServerPolicy(Level.NAME, trusting(root(), crls=[crl(root())]))
+        tls = self.tls(listed)
+        self.keep(self.talk(there, tls))
+        self.assertTrue(seen(self.talk(there, tls)).resumed)
+
     def test_a_session_is_offered_once(self) -> None:
         """A listener on the way could link the two connections.
 

@@ -24,7 +24,7 @@ from mailsvc.tls.dane import DaneMatch, TLSARecord, match_tlsa
 from mailsvc.tls.levels import Level
 from mailsvc.tls.observation import ServerIdentity
 from mailsvc.tls.policy import ServerPolicy
-from mailsvc.tls.recheck import Purpose
+from mailsvc.tls.recheck import Purpose, spki_digest
 from mailsvc.tls.roots import NoRoots, Trust
 from tests.bad_certificates import HOST, Made, bad_certificates, good_leaf, make, now, root, san, trusting
 from tests.tls_pair import Pair, PlainServer, handshake
@@ -187,6 +187,14 @@ class HandshakeTests(SynchronousTestCase):
                 assert identity.dane is not None
                 self.assertEqual((identity.level, identity.dane.record), (Level.DANE, right))
                 self.assertNotEqual(identity.findings, ())
+
+    def test_a_pin_is_demanded_beside_it(self) -> None:
+        """A record that matches does not replace a key that was pinned (`Trust.pins`)."""
+        right = record(3, 1, 1, STRANGER.certificate)
+        for pinned, level in ((STRANGER, Level.DANE), (LEAF, Level.ENCRYPTED)):
+            trust = Trust(trusting(TA).roots, pins=frozenset({spki_digest(pinned.certificate)}))
+            to = client(right, required=Level.ENCRYPTED, trust=trust)
+            self.assertIs(seen(handshake(server(STRANGER), to)).level, level)
 
     def test_no_record_matches(self) -> None:
         """Refused, even though the name is verified by PKIX; and nothing of the application goes out."""

@@ -73,6 +73,14 @@ class JudgeTests(SynchronousTestCase):
         self.assertTrue(found.errors[0].endswith("; renew it with X"), found.errors)
         self.assertNotIn("move the folder", found.errors[0])
 
+    def test_a_file_with_a_thousand_mistakes(self) -> None:
+        """What is told of it fits into a mail."""
+        made = issued("a")
+        source = replace(candidate("a", made), chain=Source(Path("a"), chain_pem(made) * 200))
+        found = judge(source, NOW, current_reader())
+        self.assertEqual(len(found.errors), 21)
+        self.assertTrue(found.errors[-1].endswith(" more"))
+
 
 class DecideTests(SynchronousTestCase):
     """What goes live."""

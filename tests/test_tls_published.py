@@ -60,6 +60,12 @@ class CheckTests(SynchronousTestCase):
         check(of("*.example.org"), HOSTNAME, self.lookup, NOW)
         self.assertIn(f"_25._tcp.{HOSTNAME}", self.asked)
 
+    def test_more_names_than_are_asked_for(self) -> None:
+        """The host name is asked for wherever it stands, and what was left out is said."""
+        fit = check(of(*(f"n{number}.example.org" for number in range(12)), HOSTNAME), HOSTNAME, self.lookup, NOW)
+        self.assertIn(f"_25._tcp.{HOSTNAME}", self.asked)
+        self.assertEqual(fit.remark, "what is published (TLSA) for 3 further names was not checked")
+
     def test_a_match(self) -> None:
         """One of several records is enough: that is how a key is changed."""
         mine = of(HOSTNAME)

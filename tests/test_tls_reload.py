@@ -218,6 +218,29 @@ class ReloaderTests(ReloaderCase):
         self.reloader.reload()
         self.assertNotEqual(self.serial, before)
 
+    def test_what_was_refused_may_become_good_by_itself(self) -> None:
+        """A TLSA record that is published, a date that begins, a key file that is mended change no file of ours: what
+        is refused is looked at once a minute, and taken.
+
+        Rule: A refused certificate is looked at again
+        """
+        before = self.serial
+        self.fit = Fit("the TLSA records do not match it")
+        self.source.put(candidate(HOSTNAME, issued(HOSTNAME)))
+        self.clock.pump([10.0, 5.0])
+        self.assertEqual(self.heard.since(), [f"refused: {HOSTNAME}"])
+        reads = self.source.reads
+        self.clock.pump([10.0] * 12)
+        self.assertEqual((self.serial, self.source.reads, self.heard.since()), (before, reads + 2, []))
+        self.fit = Fit()
+        self.clock.pump([10.0] * 6)
+        self.assertNotEqual(self.serial, before)
+        told = [f"changed by a change that was found: {HOSTNAME}", f"mended: {HOSTNAME}"]
+        self.assertEqual(self.heard.since(), told)
+        reads = self.source.reads
+        self.clock.pump([10.0] * 12)
+        self.assertEqual(self.source.reads, reads)
+
     def test_a_source_that_is_gone_all_at_once(self) -> None:
         """A folder that is suddenly not there is a disk that is not mounted: everything stays."""
         before = self.tls.table
@@ -230,11 +253,12 @@ class ReloaderTests(ReloaderCase):
         """A source that raises, which it must not, is logged; the next look works."""
         self.source.broken = True
         self.reloader.reload()
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.source.broken = False
         self.source.put(candidate(HOSTNAME, issued(HOSTNAME)))
+        self.reloader.reload()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.source.broken = False
         self.clock.advance(10)
-        self.assertEqual((self.reloader.outcomes["failed"], self.reloader.outcomes["changed"]), (1, 1))
+        self.assertEqual((self.reloader.outcomes["failed"], self.reloader.outcomes["changed"]), (2, 1))
 
     def test_stopped_means_stopped(self) -> None:
         """No timer is left, and a look that is under way is waited for and swaps nothing."""
@@ -316,6 +340,17 @@ class NoticesTests(SynchronousTestCase):
         self.assertNotIn("\n\nSubject", self.mails.got[0][1])
         self.assertNotIn("\r", self.mails.got[0][1])
         self.assertNotIn("\n", self.noted[0].text + self.noted[0].name)
+
+    def test_a_name_that_no_database_takes(self) -> None:
+        """A folder whose name is no UTF-8 is told of like others, and holds up no other mail."""
+        evil = Refusal("\udcff", "certs", ("b",), "no")
+        self.notices.refused(evil)
+        self.notices.refused(replace(evil, name="other"))
+        self.notices.refused(evil)
+        self.assertEqual(len(self.mails.got), 2)
+        self.notices.mended("\udcff", "certs")
+        self.notices.refused(evil)
+        self.assertEqual(len(self.mails.got), 3)
 
     def test_expiry_is_told_once_for_each_of_the_days(self) -> None:
         """21, 7, 3, 1 and the end: five mails, whatever the number of looks, and one event each."""

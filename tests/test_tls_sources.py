@@ -102,6 +102,24 @@ class GoodTests(FolderCase):
         (self.certs / ".git").mkdir()
         self.assertEqual(self.load("elsewhere").default.name, "linked")
 
+    def test_a_path_that_cannot_be_followed(self) -> None:
+        """Whatever the system says of one path (too long here; no permission, a loop): a finding about that one name,
+        and the others are taken."""
+        self.put(HOSTNAME)
+        endless = "x" * 300
+        (self.certs / "a").symlink_to(endless)
+        (self.certs / "b").symlink_to("b")
+        for name, missing in (("c", "fullchain.pem"), ("d", "ocsp.der")):
+            self.put(name)
+            (self.certs / name / missing).unlink(missing_ok=True)
+            (self.certs / name / missing).symlink_to(endless)
+        report = read_folder(self.certs, HOSTNAME, no_passphrase, NOW)
+        self.assertEqual([each.name for each in report.credentials], ["d", HOSTNAME])
+        told = "\n".join(map(str, report.errors))
+        for words in (f"{self.certs}/a: is a link to xxx", "cannot be reached", f"{self.certs}/b: is a link to b"):
+            self.assertIn(words, told)
+        self.assertIn(f"{self.certs}/c/fullchain.pem: ", told)
+
     def test_several_folders_one_table(self) -> None:
         """The default is the one that covers the hostname, wherever it stands in the order."""
         for name in ("a.example.org", "b.example.org", "c.example.org"):

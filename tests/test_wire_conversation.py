@@ -437,11 +437,23 @@ class PatienceTests(ConversationCase):
         """While we work on a command the client is not to blame."""
         script, client = self.begin()
         client.send(b"later a\r\n")
-        self.assertEqual(self.timers(), [])
         client.wait(10_000)
         self.assertFalse(client.is_closed)
         script.finish(b"a")
         self.assertEqual(self.timers(), [300])
+
+    def test_each_wait_is_a_whole_one(self) -> None:
+        """What we took for a command is not counted against the next one, though it is the same timer."""
+        script, client = self.begin()
+        client.wait(200)
+        client.send(b"later a\r\n")
+        client.wait(99)
+        script.finish(b"a")
+        self.assertEqual(self.timers(), [300])
+        client.wait(299)
+        self.assertFalse(client.is_closed)
+        client.wait(1)
+        self.assertTrue(client.is_closed)
 
     def test_body_without_a_byte(self) -> None:
         """A body that stands still ends the conversation after `body` seconds."""

@@ -50,7 +50,7 @@ SMTP_PARTS = (
 )
 # a transaction that succeeds must be likely, or nothing would be stored
 _LETTER = (SMTP_PARTS[0], SMTP_PARTS[2], SMTP_PARTS[4], SMTP_PARTS[8], SMTP_PARTS[9])
-_smtp_scripts = st.lists(
+smtp_scripts = st.lists(
     st.one_of(st.sampled_from(SMTP_PARTS).map(lambda part: (part,)), st.just(_LETTER), st.just(_LETTER[1:])),
     max_size=10,
 ).map(lambda groups: b"".join(part for group in groups for part in group))
@@ -79,11 +79,11 @@ POP3_PARTS = (
     b"QUIT\r\n",
 )
 _LOGIN = (POP3_PARTS[0], POP3_PARTS[1])
-_pop3_scripts = st.lists(
+pop3_scripts = st.lists(
     st.one_of(st.sampled_from(POP3_PARTS).map(lambda part: (part,)), st.just(_LOGIN)), max_size=12
 ).map(lambda groups: b"".join(part for group in groups for part in group))
 
-_places = st.lists(st.integers(0, 1500), max_size=20)
+some_places = st.lists(st.integers(0, 1500), max_size=20)
 
 Outcome = tuple[bytes, bool, list[bytes], list[bytes]]
 Play = Callable[[Client, bytes], None]
@@ -102,8 +102,8 @@ def one_by_one(client: Client, script: bytes) -> None:
         client.send(segment)
 
 
-class SegmentationTests(MailCase):
-    """Identical replies and identical bodies."""
+class SegmentationCase(MailCase):
+    """Plays one script in many ways; ``tests/system`` does so with more scripts."""
 
     def smtp(self, script: bytes, cut: Cut, play: Play, *, late: bool, tls: bool, held: bool = False) -> Outcome:
         """Play a script to the SMTP server: the replies, whether it closed, and the messages it has stored."""
@@ -137,13 +137,8 @@ class SegmentationTests(MailCase):
         self.hosts.remove(host)
         return outcome
 
-    @settings(deadline=None, max_examples=40)
-    @given(_smtp_scripts, _places)
-    def test_smtp(self, script: bytes, places: list[int]) -> None:
-        """SMTP in clear.
-
-        Rule: PIPELINING
-        """
+    def same_smtp(self, script: bytes, places: list[int]) -> None:
+        """Assert that SMTP in clear is the same in all ways."""
         expected = self.smtp(script, whole, at_once, late=False, tls=False)
         for cut in self.cuts(places):
             for play in (at_once, one_by_one):
@@ -151,23 +146,47 @@ class SegmentationTests(MailCase):
                     outcome = self.smtp(script, cut, play, late=late, tls=False, held=held)
                     self.assertEqual(outcome, expected)
 
-    @settings(deadline=None, max_examples=20)
-    @given(_smtp_scripts, _places)
-    def test_smtp_in_tls(self, script: bytes, places: list[int]) -> None:
-        """SMTP inside TLS, where a segment is a TLS record."""
+    def same_smtp_in_tls(self, script: bytes, places: list[int]) -> None:
+        """The same inside TLS, where a segment is a TLS record."""
         expected = self.smtp(script, whole, at_once, late=False, tls=True)
         for late, held in ((False, False), (True, False), (False, True)):
             cut = self.cuts(places)[1]
             self.assertEqual(self.smtp(script, cut, at_once, late=late, tls=True, held=held), expected)
 
-    @settings(deadline=None, max_examples=30)
-    @given(_pop3_scripts, _places)
-    def test_pop3(self, script: bytes, places: list[int]) -> None:
-        """POP3, inside TLS."""
+    def same_pop3(self, script: bytes, places: list[int]) -> None:
+        """The same for POP3, inside TLS."""
         expected = self.pop3(script, whole, at_once, late=False)
         for play in (at_once, one_by_one):
             for late, held in ((False, False), (True, False), (False, True)):
                 self.assertEqual(self.pop3(script, self.cuts(places)[1], play, late=late, held=held), expected)
+
+    def cuts(self, places: Sequence[int]) -> list[Cut]:
+        return [whole, lambda data: cut_at(data, places)]
+
+
+class SegmentationTests(SegmentationCase):
+    """Identical replies and identical bodies."""
+
+    @settings(deadline=None, max_examples=10)
+    @given(smtp_scripts, some_places)
+    def test_smtp(self, script: bytes, places: list[int]) -> None:
+        """SMTP in clear.
+
+        Rule: PIPELINING
+        """
+        self.same_smtp(script, places)
+
+    @settings(deadline=None, max_examples=10)
+    @given(smtp_scripts, some_places)
+    def test_smtp_in_tls(self, script: bytes, places: list[int]) -> None:
+        """SMTP inside TLS."""
+        self.same_smtp_in_tls(script, places)
+
+    @settings(deadline=None, max_examples=10)
+    @given(pop3_scripts, some_places)
+    def test_pop3(self, script: bytes, places: list[int]) -> None:
+        """POP3, inside TLS."""
+        self.same_pop3(script, places)
 
     def test_byte_by_byte(self) -> None:
         """A fixed script of every command, octet by octet, to each server."""
@@ -181,6 +200,3 @@ class SegmentationTests(MailCase):
         self.assertEqual(
             self.pop3(pop3, byte_by_byte, one_by_one, late=True), self.pop3(pop3, whole, at_once, late=False)
         )
-
-    def cuts(self, places: Sequence[int]) -> list[Cut]:
-        return [whole, lambda data: cut_at(data, places)]

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.build import Issued, NameProblem, Wanted, sign
 from mailsvc.certkit.constraints import as_hosts, constraints_of, in_words, outside
+from mailsvc.certkit.distribution import kept_url, points_to
 from mailsvc.certkit.files import PUBLIC, locked, make_folder, read, replace_all, write_new
 from mailsvc.certkit.inspect import Chain, Passphrase, common_name, issued_by, may_issue, read_chain, read_key, when
 from mailsvc.certkit.keys import is_encrypted
@@ -28,11 +29,13 @@ from mailsvc.errors import MailsvcError, NotFound
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """An opened CA: what signs, the certificates that go behind what it signed, and where it lies."""
+    """An opened CA: what signs, the certificates that go behind what it signed, where it lies, and the URL of its
+    revocation list, which what it signs then names."""
 
     issued: Issued
     chain: Chain
     places: AuthorityPlaces
+    crl_url: str | None = None
 
     @property
     def certificate(self) -> x509.Certificate:
@@ -72,16 +75,16 @@ def open_authority(certs: Path, passphrase: Passphrase, now: datetime) -> Author
             f"{places.certificate}: the private CA is not valid now (it ends on {ends}); "
             f"move {places.folder} away and run `mailsvc certs init` to make a new one"
         )
-    return Authority(Issued(certificate, key), chain, places)
+    return Authority(Issued(certificate, key), chain, places, kept_url(places))
 
 
 def issue(authority: Authority, wanted: Wanted, now: datetime) -> tuple[x509.Certificate, Written]:
     """Sign what is wanted and write it down. Raises NameProblem for a name that this CA may not speak for."""
-    certificate = sign_checked(authority.issued, wanted, now)
+    certificate = sign_checked(authority.issued, wanted, now, authority.crl_url)
     return certificate, record(authority.places, certificate)
 
 
-def sign_checked(issuer: Issued, wanted: Wanted, now: datetime) -> x509.Certificate:
+def sign_checked(issuer: Issued, wanted: Wanted, now: datetime, crl_url: str | None = None) -> x509.Certificate:
     """Sign, unless the CA's name constraints forbid a name. Raises NameProblem."""
     limits = constraints_of(issuer.certificate)
     if limits is not None:
@@ -92,7 +95,7 @@ def sign_checked(issuer: Issued, wanted: Wanted, now: datetime) -> x509.Certific
                 f"{common_name(issuer.certificate)} may not speak for {', '.join(forbidden)}: "
                 f"it is limited to {in_words(limits)}"
             )
-    return sign(issuer, wanted, now)
+    return sign(issuer, wanted, now, None if crl_url is None else points_to(crl_url))
 
 
 def record(places: AuthorityPlaces, certificate: x509.Certificate) -> Written:

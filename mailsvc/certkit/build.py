@@ -138,9 +138,11 @@ def client_wanted(
     return Wanted(public_key, common_name, tuple(dict.fromkeys(names)), "client", lifetime)
 
 
-def sign(authority: Issued, wanted: Wanted, now: datetime) -> x509.Certificate:
+def sign(
+    authority: Issued, wanted: Wanted, now: datetime, crl: x509.CRLDistributionPoints | None = None
+) -> x509.Certificate:
     """The certificate, signed by the CA: an end entity's (no CA), for its one purpose, ending with its CA at the
-    latest."""
+    latest. `crl` says where the CA's revocation list is, when somebody can fetch it."""
     issuer = authority.certificate
     end = min(now + wanted.lifetime, issuer.not_valid_after_utc)
     builder = (
@@ -153,6 +155,8 @@ def sign(authority: Issued, wanted: Wanted, now: datetime) -> x509.Certificate:
     )
     if wanted.names:
         builder = builder.add_extension(x509.SubjectAlternativeName(wanted.names), critical=False)
+    if crl is not None:  # not critical: RFC 5280 section 4.2.1.13
+        builder = builder.add_extension(crl, critical=False)
     return builder.sign(authority.key, digest_for(authority.key))
 
 

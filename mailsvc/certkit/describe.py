@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mailsvc.certkit.constraints import constraints_of, in_words
+from mailsvc.certkit.distribution import urls_of
 from mailsvc.certkit.inspect import extension, may_issue, printable, when
 from mailsvc.certkit.keys import PrivateKey, key_words
 from mailsvc.certkit.names import Names, names_of
@@ -66,6 +67,7 @@ class Description:
     limited_to: str = ""
     subject_key: str = ""
     authority_key: str = ""
+    crl_urls: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """The same as plain values."""
@@ -89,6 +91,7 @@ class Description:
             ("serial", self.serial),
             ("subject key", self.subject_key),
             ("issuer key", self.authority_key),
+            ("list at", ", ".join(self.crl_urls)),
             ("SHA-256", ":".join(pairs).upper()),
             ("SPKI SHA-256", self.spki_sha256),
         )
@@ -120,6 +123,7 @@ def describe(certificate: x509.Certificate) -> Description:
         "" if limits is None else printable(in_words(limits)),
         "" if subject_key is None else subject_key.digest.hex(),
         "" if authority_key is None or authority_key.key_identifier is None else authority_key.key_identifier.hex(),
+        tuple(map(printable, urls_of(certificate))),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.authority import Authority, open_authority, record, sign_checked
 from mailsvc.certkit.build import general_name, new_authority, server_wanted
+from mailsvc.certkit.distribution import chosen_url
 from mailsvc.certkit.files import PRIVATE, PUBLIC, make_folder, read, write_new
 from mailsvc.certkit.inspect import PRIVATE_AUTHORITY, read_chain, when
 from mailsvc.certkit.install import chain_pem
@@ -33,6 +34,7 @@ from mailsvc.certkit.places import (
     AUTHORITY_KEY,
     CHAIN,
     KEY,
+    AuthorityPlaces,
     Written,
     authority_places,
     place_of,
@@ -45,7 +47,7 @@ __all__ = ["AUTHORITY_CERTIFICATE", "AUTHORITY_FOLDER", "AUTHORITY_KEY", "CHAIN"
 @dataclass(frozen=True, slots=True)
 class Created:
     """What `create` did. `written` is empty when everything was there already; `folder` is the server
-    certificate's."""
+    certificate's; `crl_url` is what the CA's certificates name as the place of its revocation list."""
 
     folder: Path
     authority: Path
@@ -53,6 +55,7 @@ class Created:
     names: Names
     not_after: datetime
     written: tuple[Written, ...]
+    crl_url: str | None = None
 
 
 def create(
@@ -63,23 +66,28 @@ def create(
     *,
     kind: str = KINDS[0],
     constraints: x509.NameConstraints | None = None,
+    crl_url: str | None = None,
 ) -> Created:
     """Make a private CA, unless there is one, and with it a server certificate for exactly these names.
 
     The certificate's folder is called like the first name. `passphrase` encrypts a new CA's key and opens an
-    existing one's. `kind` is that of the new keys, `constraints` limit a new CA. What is there already and fits is
-    left alone. Raises MailsvcError, having written nothing, when something is in the way.
+    existing one's. `kind` is that of the new keys, `constraints` limit a new CA, and what it signs, now and later,
+    names `crl_url` as the place of its revocation list. What is there already and fits is left alone. Raises
+    MailsvcError, having written nothing, when something is in the way.
     """
     names = tuple(dict.fromkeys(str(general_name(name).value) for name in hostnames))
     if not names:
         raise MailsvcError("name at least one host with --hostname")
     folder = place_of(certs, names[0])
+    url, new_url = chosen_url(authority_places(certs), crl_url)
     if existing := _existing(certs, folder, names, now):
-        return existing
+        return replace(existing, crl_url=url)
     authority, authority_files = _authority(certs, names[0], passphrase, now, kind, constraints)
     key = new_key(kind)
-    certificate = sign_checked(authority.issued, server_wanted(key.public_key(), names), now)
+    certificate = sign_checked(authority.issued, server_wanted(key.public_key(), names), now, url)
     files = [
+        # First: a CA that was made before its URL was kept would go on without it.
+        *_url_file(authority.places, url if new_url else None),
         *authority_files,
         (Written(folder / KEY, PRIVATE, "the server's private key, not encrypted"), encode_key(key)),
         (
@@ -100,6 +108,7 @@ def create(
         names_of(certificate),
         certificate.not_valid_after_utc,
         (*(written for written, _ in files), kept),
+        url,
     )
 
 
@@ -150,6 +159,12 @@ def _authority(
             made.certificate.public_bytes(Encoding.PEM),
         ),
     ]
+
+
+def _url_file(places: AuthorityPlaces, url: str | None) -> list[tuple[Written, bytes]]:
+    if url is None:
+        return []
+    return [(Written(places.crl_url, PUBLIC, "where its revocation list can be fetched"), f"{url}\n".encode("ascii"))]
 
 
 def _authority_encrypted(certs: Path) -> bool:

@@ -9,6 +9,7 @@
     ca/ca.pem               the private CA's certificate: give it to the mail programs that shall trust it
     ca/ca.key               its key, 0600; encrypted when a passphrase was given
     ca/crl.pem              its revocation list
+    ca/crl.url              where that can be fetched, when its certificates shall say so
     ca/issued/SERIAL.pem    each certificate that it signed, so that one that is lost can still be revoked
     ca/clients/NAME/        client certificates with their keys, to be carried to where they are used
     .replaced/NAME-TIME/    what was there before a certificate was replaced
@@ -63,6 +64,11 @@ class AuthorityPlaces:
     def revoked(self) -> Path:
         """Its revocation list."""
         return self.folder / "crl.pem"
+
+    @property
+    def crl_url(self) -> Path:
+        """The file with the URL of that list."""
+        return self.folder / "crl.url"
 
     @property
     def issued(self) -> Path:

@@ -72,6 +72,9 @@ def certs() -> None:
     multiple=True,
     help="Limit the private CA to this domain (with all below it) or IP network; again for more.",
 )
+@click.option(
+    "--crl-url", metavar="URL", help="Where the private CA's revocation list will be; its certificates name it."
+)
 @KIND
 @AUTHORITY_FILE
 @click.option("--ask-passphrase", is_flag=True, help="Ask for a passphrase to encrypt the private CA's key with.")
@@ -80,6 +83,7 @@ def init(
     folder: Path,
     hostnames: tuple[str, ...],
     permitted: tuple[str, ...],
+    crl_url: str | None,
     kind: str | None,
     passphrase_file: Path | None,
     ask_passphrase: bool,
@@ -94,7 +98,8 @@ def init(
         raise click.UsageError("--ask-passphrase and --passphrase-file exclude each other")
     limits = permitting(permitted) if permitted else None
     passphrase = _authority_passphrase(folder, passphrase_file, ask_passphrase)
-    created = create(folder, hostnames, passphrase, datetime.now(UTC), kind=kind or KINDS[0], constraints=limits)
+    now = datetime.now(UTC)
+    created = create(folder, hostnames, passphrase, now, kind=kind or KINDS[0], constraints=limits, crl_url=crl_url)
     click.echo(json.dumps(_created_json(created), indent=2) if as_json else "\n".join(_created_lines(created, folder)))
 
 
@@ -196,6 +201,7 @@ def _created_lines(created: Created, folder: Path) -> list[str]:
         f"The private CA's key {state}; keep it where others cannot read it.",
         f"The certificate covers {created.names} and is valid until {when(created.not_after)}.",
         f"Mail programs trust this server once they are given {created.authority}.",
+        *_list_lines(created, folder),
         f"Next: twistd -n mailsvc --certs {folder}/ --hostname {created.folder.name}",
     ]
 
@@ -208,7 +214,17 @@ def _created_json(created: Created) -> dict[str, object]:
         "ca_key_encrypted": created.authority_encrypted,
         "names": [*created.names.hosts, *map(str, created.names.addresses)],
         "not_after": when(created.not_after),
+        "crl_url": created.crl_url,
     }
+
+
+def _list_lines(created: Created, folder: Path) -> list[str]:
+    if created.crl_url is None:
+        return []
+    return [
+        f"The CA's certificates name {created.crl_url} as the place of its revocation list, so put one there: "
+        f"mailsvc certs revoke {folder}/ makes it."
+    ]
 
 
 def _certificate_files(folder: Path) -> list[Path]:

@@ -33,9 +33,11 @@ from mailsvc.storage.aliases import resolution
 from mailsvc.storage.opening import glancing, problems_of
 from mailsvc.surroundings import surroundings
 from mailsvc.tls.live import SCHEMA, certificate_sources
+from mailsvc.tls.policy import Asking
 from mailsvc.tls.published import check, local_lookup
 from mailsvc.tls.sources import read_sources
 from mailsvc.tls.table import CredentialTable, make_table
+from mailsvc.tls.trust import list_remarks, trust_source
 
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "pop3", "pop3s")
 MOST_NAMES = 20
@@ -100,6 +102,7 @@ def examined(
     yield from _database(configuration)
     table, found = _certificates(configuration, environ, now)
     yield from found
+    yield from _clients(configuration, now)
     yield from _listeners(configuration, table)
 
 
@@ -128,6 +131,22 @@ def _database(configuration: Configuration) -> Iterator[Check]:
         reached = [str(mailbox.address) for mailbox in to.accounts] + [str(pipe.program) for pipe in to.programs]
         reached += map(str, to.remotes)
         yield Check("postmaster", "ok", printable(f"mail for {postmaster} goes to {', '.join(reached)}"))
+
+
+def _clients(configuration: Configuration, now: datetime) -> Iterator[Check]:
+    """The CAs and revocation lists for client certificates, of the listeners that ask for them."""
+    try:
+        read = trust_source(configuration).read()
+    except StartRefused as refused:
+        yield from (Check("clients", "error", printable(problem)) for problem in refused.problems)
+        return
+    for name, policy in read.policies.items():
+        if policy.clients.asking is Asking.OFF:
+            continue
+        remarks = list_remarks(policy.clients.trust, now)
+        yield from (Check("clients", how, printable(f"{name}: {text}")) for how, text in remarks)
+        if not any(how == "error" for how, _ in remarks):
+            yield Check("clients", "ok", f"{name}: what client certificates are checked with is there")
 
 
 def _certificates(

@@ -111,9 +111,11 @@ class Plan:
 @click.option("--ca", metavar="FILE|DIR", type=click.Path(path_type=Path), help="Trust these CAs only.")
 @click.option("--cert", metavar="FILE", type=click.Path(path_type=Path), help="A client certificate to show.")
 @click.option("--key", metavar="FILE", type=click.Path(path_type=Path), help="Its private key. [default: in --cert]")
-@click.option("--resume", is_flag=True, help="Connect twice, and tell whether the session is resumed.")
+@click.option("--resume", is_flag=True, help="Connect twice, and tell whether the TLS session is resumed.")
 @click.option("--showcerts", is_flag=True, help="Print the certificates as PEM, too.")
-@click.option("--timeout", type=click.FloatRange(0.1, 600), default=20.0, help="Seconds for each step. [default: 20]")
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(0.1, 600), default=20.0, help="For each step. [default: 20]"
+)
 @click.option("--self", "own", is_flag=True, help="Try every own listener with every own name instead.")
 @probe_self.listener_options
 @click.option("--json", "as_json_", is_flag=True, help="Answer in JSON, for programs.")
@@ -206,7 +208,7 @@ async def probed(
     endpoint = HostnameEndpoint(reactor, target.host, target.port)
     seen = await observe(target, endpoint, destination, reactor, plan.limits)
     resumed: bool | None = None
-    if plan.resume and seen.identity is not None and seen.stop is None:
+    if plan.resume and target.talk is not Talk.NOTHING and seen.identity is not None and seen.stop is None:
         again = await observe(target, endpoint, destination, reactor, plan.limits)
         resumed = again.identity is not None and again.identity.resumed
     return Report(seen, published, conclude(seen, published), started, resumed)
@@ -218,11 +220,17 @@ def run(work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
     running: Any = reactor
     done: list[T | Failure] = []
+    interrupted: list[bool] = []
+
+    def end(result: T | Failure) -> None:
+        # When somebody has pressed Ctrl-C the reactor cuts the connections, and what that looks like is no result.
+        if not interrupted:
+            done.append(result)
+            running.stop()
 
     def begin() -> None:
-        working: Deferred[Any] = Deferred.fromCoroutine(work(running))
-        working.addBoth(done.append)
-        working.addBoth(lambda _: running.stop())
+        running.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
+        Deferred.fromCoroutine(work(running)).addBoth(end)
 
     running.callWhenRunning(begin)
     running.run()

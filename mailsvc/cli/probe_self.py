@@ -24,7 +24,7 @@ from mailsvc.cli.main import Common
 from mailsvc.config import Configuration, load
 from mailsvc.errors import MailsvcError
 from mailsvc.probe.conclusion import Published, conclude
-from mailsvc.probe.observation import Outcome, Talk, Target
+from mailsvc.probe.observation import Observation, Outcome, Talk, Target
 from mailsvc.probe.session import Limits, observe
 from mailsvc.surroundings import surroundings
 from mailsvc.tls.client import ClientTLS
@@ -49,8 +49,11 @@ LISTENERS: dict[str, tuple[Talk, bool]] = {
 }
 """What each listener with TLS speaks, and whether TLS begins with the first octet."""
 
-MOST_NAMES = 20
-"""Names that are tried at one listener."""
+_CERTIFICATE_REQUIRED = "certificate required"
+"""OpenSSL's words for the alert (RFC 8446 section 6.2)."""
+
+MOST_NAMES = 200
+"""Names that are tried at one listener; what is left out is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +123,33 @@ async def all_tried(configuration: Configuration, table: CredentialTable, limits
                 found.append(Tried(listener, str(place), "", None, "it was not tried: it is a UNIX socket"))
                 continue
             host, port = place.address
-            for name in _names(table):
+            names = _names(table)
+            if len(names) > MOST_NAMES:
+                text = f"{len(names) - MOST_NAMES} further names were not tried; `mailsvc probe` tries each"
+                found.append(Tried(listener, str(place), "", None, text))
+            for name in names[:MOST_NAMES]:
                 trust = Trust(_roots(configuration, table.lookup(name)))
                 target = Target(host, port, talk, at_once, name, configuration.hostname)
                 destination = ClientTLS(ServerPolicy(Level.NAME, trust)).to(name, port, host=host)
                 seen = await observe(target, HostnameEndpoint(reactor, host, port), destination, reactor, limits)
-                conclusion = conclude(seen, Published())
-                text = conclusion.sentence
-                if seen.identity is not None and seen.stop is None:
-                    text = f"{seen.identity.version}, {seen.identity.cipher}; {seen.identity.level.text}"
-                found.append(Tried(listener, str(place), name, conclusion.outcome, text))
-                if conclusion.outcome is Outcome.UNREACHED:
+                found.append(Tried(listener, str(place), name, *worth(seen)))
+                if found[-1].outcome is Outcome.UNREACHED:
                     break  # it will not be there for another name either
     return found
+
+
+def worth(seen: Observation) -> tuple[Outcome, str]:
+    """What a listener of ours is worth to a strict client, in a word and in a sentence."""
+    conclusion = conclude(seen, Published())
+    if seen.identity is None:
+        return conclusion.outcome, conclusion.sentence
+    text = f"{seen.identity.version}, {seen.identity.cipher}; {seen.identity.level.text}"
+    if seen.stop is None:
+        return conclusion.outcome, text
+    if seen.identity.verdict.met and _CERTIFICATE_REQUIRED in seen.stop.text:
+        # Its own certificate is what was asked about; in TLS 1.3 it is shown before ours is missed.
+        return Outcome.VERIFIED, f"{text}; then it demands a client certificate, as it is set to"
+    return conclusion.outcome, f"{text}; then: {conclusion.sentence}"
 
 
 def _configuration(common: Common, given: Mapping[str, Any]) -> Configuration:
@@ -157,7 +174,7 @@ def _names(table: CredentialTable) -> tuple[str, ...]:
     names = [name.replace("*", "any", 1) if name.startswith("*.") else name for name in table.by_name]
     # Who goes to an address asks for no name.
     names += [str(address) for address in table.lookup(None).names.addresses]
-    return tuple(dict.fromkeys(names))[:MOST_NAMES]
+    return tuple(dict.fromkeys(names))
 
 
 def _roots(configuration: Configuration, credential: Credential) -> Roots:

@@ -174,11 +174,16 @@ def export_mail(common: Common, address: str, target: str, form: str, as_json: b
     """
     row = _account(common, address)
     now = time.time()
-    number = exporting.total(common.database, row.id, now)
     path = os.path.normpath(target)
     tally = exporting.Tally()
     complete = False
-    opened = MaildirTarget(path, row.address) if form == "maildir" else MboxTarget(path, row.address)
+    opened: MaildirTarget | MboxTarget
+    if form == "maildir":
+        opened = MaildirTarget(path, row.address)
+    else:
+        opened = MboxTarget(path, row.address, now)
+        now = opened.begun
+    number = exporting.total(common.database, row.id, now)
     try:
         with _bar("Exporting", number, countable=True) as progress:
             exporting.export(common.database, row.id, opened, tally, now=now, progress=progress)
@@ -197,6 +202,9 @@ def _tell_export(address: str, target: str, tally: exporting.Tally, complete: bo
     click.echo(f"{_messages(tally.exported)} ({in_words(tally.octets)}) of {address} {verb} exported to {target}.")
     if tally.already_there:
         click.echo(f"{_messages(tally.already_there)} had been exported before.")
+    if tally.held:
+        were = "was" if tally.held == 1 else "were"
+        click.echo(f"{_messages(tally.held)} {were} left out: nobody is shown what is held until later.")
     if not complete:
         click.echo("The export is not complete; the same command goes on from there.")
 

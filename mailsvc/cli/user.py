@@ -1,4 +1,4 @@
-"""`mailsvc user add|passwd|list|set|remove|app-password|grant|revoke-grant`: the people who have a mailbox.
+"""`mailsvc user add|passwd|list|set|remove|app-password|certificate|grant|revoke-grant`: the people who have a mailbox.
 
 Works on the database, not on the service: a running service reads the rows at every login and every RCPT, so
 that what is changed here holds at once.  Which passwords are allowed and how they are kept is

@@ -54,7 +54,7 @@ def endpoint_parts(text: str) -> tuple[list[str], dict[str, str]]:
             if name is None:
                 positional.append(current)
             elif name in named:
-                raise ValueError(f"gives {name}= twice")
+                raise ValueError(f"gives {_printable(name)}= twice")
             else:
                 named[name] = current
             name, current = None, ""

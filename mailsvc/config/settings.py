@@ -320,6 +320,17 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
+class Log:
+    """What the log holds."""
+
+    sessions: bool = _setting(
+        False,
+        Switch(),
+        "Whether each connection, its TLS and its end get lines in the log; logins and mail do, with the TLS.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """Programs that get mail (`mailsvc alias add ADDRESS --pipe COMMAND`)."""
 
@@ -468,6 +479,7 @@ class Configuration:
     gate: Gate = field(default_factory=Gate)
     downgrade: Downgrade = field(default_factory=Downgrade)
     events: Events = field(default_factory=Events)
+    log: Log = field(default_factory=Log)
     delivery: Delivery = field(default_factory=Delivery)
     certificates: Certificates = field(default_factory=Certificates)
     client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
@@ -521,6 +533,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "gate": Gate,
     "downgrade": Downgrade,
     "events": Events,
+    "log": Log,
     "delivery": Delivery,
     "certificates": Certificates,
     **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},

@@ -13,13 +13,13 @@ from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.mail.address import Address
 from mailsvc.smtp.seams import Client, Destination
 from mailsvc.storage.forwarding import led
-from mailsvc.storage.store import Store
+from mailsvc.storage.store import Reader
 
 
 class TableDirectory:
     """Fits `mailsvc.smtp.seams.Directory`.  ``programs``: whether mail may be given to programs."""
 
-    def __init__(self, store: Store, clock: IReactorTime, hostname: str, *, programs: bool) -> None:
+    def __init__(self, store: Reader, clock: IReactorTime, hostname: str, *, programs: bool) -> None:
         self._store = store
         self._clock = clock
         self._hostname = hostname

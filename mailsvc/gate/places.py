@@ -45,8 +45,12 @@ class Trusted:
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in networks)
+        self._known = lru_cache(4096)(self._holds)
 
     def __contains__(self, peer: str) -> bool:
+        return self._known(peer)
+
+    def _holds(self, peer: str) -> bool:
         address = address_of(peer)
         return peer == "local" if address is None else any(address in each for each in self._networks)
 

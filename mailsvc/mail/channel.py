@@ -101,7 +101,7 @@ class Failed:
     `kinds` names each reason in one word ("expired", "unknown-ca", "revoked": the kinds of
     `mailsvc.tls.chain`), `brief` says each in a few ("expired 2026-01-01"). The client did prove that it holds
     the key of `spki`, whoever says whose it is: the rest tells what the certificate *claims*, in the forms of
-    `Verified`.
+    `Verified`. `lists` says that there are revocation lists to hold certificates against.
     """
 
     reasons: tuple[str, ...]
@@ -111,6 +111,7 @@ class Failed:
     spki: str = ""
     kinds: tuple[str, ...] = ()
     brief: tuple[str, ...] = ()
+    lists: bool = False
 
     def __post_init__(self) -> None:
         _make_safe(self)

@@ -79,8 +79,11 @@ class Event:
 
     def found_by(self) -> tuple[str, ...]:
         """Everything that it can be found under, each once."""
-        found = [address_key(text) for text in self.addresses() if text]
-        found += [key[:TEXT_LIMIT] for key in self.other_keys()]
+        addresses, others = self.addresses(), self.other_keys()
+        if not (addresses or others):
+            return ()
+        found = [address_key(text) for text in addresses if text]
+        found += [key[:TEXT_LIMIT] for key in others]
         # A database takes no lone surrogate.
         return tuple(dict.fromkeys(key.encode("utf-8", "replace").decode("utf-8") for key in found))
 

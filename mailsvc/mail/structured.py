@@ -135,8 +135,9 @@ def unstructured(text: str, charset: Charset, column: int) -> str:
 
 
 def words_of(text: str) -> Iterable[tuple[str, str]]:
-    """Each word with the white space before it."""
-    return _WORD.findall(text)
+    """Each word with the white space before it; what stands behind the last word is left out."""
+    # Without a word behind it the pattern would be tried at each place of a long run of white space.
+    return _WORD.findall(text.rstrip(" \t\r\n"))
 
 
 def _space_at_end(text: str) -> str:

@@ -13,7 +13,8 @@ encoded keeps its type, because the old types allow no encoding, and what is in 
 The hardest idea: one pass, in constant memory.  Outside headers only a line that begins with ``--`` can be of interest,
 and it is held back until it is complete or too long to be a boundary; inside a header what is gathered is bounded, and
 beyond the bound octets beyond ASCII become question marks.  What has no structure at all, which is most mail, is
-`Downgrader.settled` after its header, and nobody looks at its body.
+`Downgrader.settled` after its header, and nobody looks at its body.  Nor at what follows when
+`_EFFORT` is used up: 64 MB of nothing but boundaries would take a minute, and a client gets the rest as it is.
 
 `surrogate_growth` runs the same machine over a message to tell how long the surrogate is: that is what LIST must say.
 """
@@ -36,6 +37,12 @@ _BOUNDARY_LINE_LIMIT = 300
 
 _DEPTH = 32
 """Of multiparts in multiparts whose boundaries are known."""
+
+_EFFORT = 1_000_000
+"""What may be looked at in the body: a line that begins like a boundary is 1 of it, some 0.5 us."""
+
+_HEADER_EFFORT = 20
+"""What a line in the header of a part, or in a report, is of it."""
 
 _FIELD = re.compile(rb"[^\n]+(?:\n[ \t][^\n]*)*\n?|\n")
 _BEGINS_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -90,6 +97,7 @@ class Downgrader:
         self._in_digest = False
         self._held = b""
         self._line_start = True
+        self._effort = _EFFORT
 
     @property
     def settled(self) -> bool:
@@ -140,13 +148,20 @@ class Downgrader:
                     out.append(data[place:])
                     return
 
+    def _is_exhausted(self, effort: int) -> bool:
+        """Whether enough has been looked at; then all that follows passes as it is."""
+        self._effort -= effort
+        if self._effort < 0:
+            self._mode = _Mode.SETTLED
+        return self._effort < 0
+
     # -- bodies ---------------------------------------------------------------------------------------------------
 
     def _body(self, data: bytes, place: int, out: list[bytes]) -> int:
         """Pass what is no boundary; return where to go on."""
         search = place
         at_start = self._line_start
-        while True:
+        while not self._is_exhausted(1):
             if at_start and data.startswith(b"--", search):
                 start = search
             else:
@@ -162,6 +177,8 @@ class Downgrader:
                 self._line_start = True
                 return end + 1
             search = start + 1
+        if self._mode is _Mode.SETTLED:
+            return place
         if data.endswith(b"\n-", place) or (self._line_start and data[place:] == b"-"):
             return self._hold(data, place, len(data) - 1, out)
         out.append(data[place:])
@@ -197,6 +214,9 @@ class Downgrader:
     def _header(self, data: bytes, place: int, looked_at: int, out: list[bytes]) -> int:
         """Gather header lines up to the end of their block; return where to go on."""
         while place < len(data):
+            if self._is_exhausted(_HEADER_EFFORT):
+                out.append(self._downgraded())
+                return place
             end = data.find(b"\n", max(place, looked_at))
             if end < 0:
                 if len(data) - place <= HEADER_LIMIT:

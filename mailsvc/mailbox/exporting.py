@@ -31,11 +31,15 @@ class Target(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What an export has done: numbers of messages, and the octets (with CRLF) of those that were written."""
+    """What an export has done: numbers of messages, and the octets (with CRLF) of those that were written.
+
+    `held` were left out, because nobody sees them yet (FUTURERELEASE); known at the end.
+    """
 
     exported: int = 0
     octets: int = 0
     already_there: int = 0
+    held: int = 0
 
 
 def total(database: str, account_id: int, now: float) -> int:
@@ -76,6 +80,7 @@ def export(
                     target.keep()
                     raise
             next_uid = exports.next_uid(txn, account_id)
+            tally.held = exports.count_held(txn, account_id, now)
         if not items:
             target.finish(next_uid, now)
             return

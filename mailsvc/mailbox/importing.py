@@ -145,7 +145,7 @@ class Import:
 
     def _judged(self, found: Found, spool: SpooledTemporaryFile[bytes]) -> _Ready:
         scanner, digest, convert = MessageScanner(), sha256(), ToCrlf()
-        for piece in found.pieces():
+        for piece in _closed(found.pieces()):
             converted = convert.feed(piece)
             scanner.feed(converted)
             digest.update(converted)
@@ -216,6 +216,17 @@ class Import:
         self.tally.octets += ready.summary.size
         self.tally.uidls_kept += stored.uidl_kept
         self.tally.uidls_changed += ready.found.uidl is not None and not stored.uidl_kept
+
+
+def _closed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, with a line end behind a last line that has none: POP3 cannot send such a message otherwise, and
+    LIST would tell two octets too few."""
+    last = b"\n"
+    for piece in pieces:
+        yield piece
+        last = piece[-1:] or last
+    if last != b"\n":
+        yield b"\r\n"
 
 
 def _body(ready: _Ready) -> Iterator[bytes]:

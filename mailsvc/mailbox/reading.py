@@ -27,6 +27,8 @@ from mailsvc.mailbox import maildir, mbox, uidlist
 PIECE = 256 * 1024
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST_LINE = 64 * 1024
+_LARGEST_LIST = 512 * 1024 * 1024
+"""Octets of a dovecot-uidlist, which is held in memory: some millions of messages."""
 
 
 class Skipped(MailsvcError):
@@ -64,6 +66,8 @@ class Source(Protocol):
 def open_uidlist(path: str) -> uidlist.UidList:
     """Read a dovecot-uidlist; raises `UidListRefused`, `Skipped` or OSError."""
     with open(_opened(path, None, None), "rb") as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST_LIST:
+            raise Skipped(f"it has more than {_LARGEST_LIST:,} octets")
         return uidlist.parse(iter(lambda: file.readline(_LONGEST_LINE), b""))
 
 

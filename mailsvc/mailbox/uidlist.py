@@ -29,6 +29,7 @@ DEFAULT_FORMAT = "%08Xu%08Xv"
 _UIDL = re.compile(r"[!-~]{1,70}\Z")
 _ITEM = re.compile(r"%(?:(?P<first>-?0?\d*)(?:\.(?P<second>0?-?\d*))?(?P<modifiers>[A-Z]{0,10})(?P<name>[a-z%]))?")
 _LARGEST = 2**32
+_MOST_PROBLEMS = 100
 
 
 class UidListRefused(MailsvcError):
@@ -48,7 +49,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class UidList:
-    """A whole list; `records` by the unique part of the file's name, `problems` are sentences on lines left out."""
+    """A whole list; `records` by the unique part of the file's name, `problems` are sentences on lines left out,
+    the first of them."""
 
     validity: int
     next_uid: int
@@ -69,13 +71,12 @@ def parse(lines: Iterable[bytes]) -> UidList:
     last = 0
     for number, line in enumerate(rest, 2):
         record = _record(line.rstrip(b"\n"), extended)
-        if record is None:
-            problems.append(f"line {number} is damaged")
-        elif record.uid <= last:
-            problems.append(f"line {number} is out of order (uid {record.uid} behind {last})")
-        else:
+        if record is not None and record.uid > last:
             last = record.uid
             records[record.name] = record
+        elif len(problems) < _MOST_PROBLEMS:
+            why = "damaged" if record is None else f"out of order (uid {record.uid} behind {last})"
+            problems.append(f"line {number} is {why}")
     return UidList(validity, next_uid, guid, records, tuple(problems))
 
 

@@ -4,11 +4,13 @@ A target is asked for a message with `add` and says whether it was there already
 files are 0600, the folders 0700, and what `add` has returned from survives a power cut (an mbox: since the last
 `keep`).
 
-The hardest idea is how a run finds what an earlier one has done.  In a Maildir each message has a name that can be
-made again (`mailsvc.mailbox.maildir.stem`), and comes into `cur` whole by link(2), which never replaces a file.  An
-mbox has no names: it is written as ``FILE.partial``, and beside it ``FILE.partial.json`` says up to which uid and which
-octet it is good; a run cuts it there and goes on.  FILE appears when all is in it.  Both must be our own files with one
-name only: otherwise who owns the folder could make root cut, and write into, any file of the machine.
+The hardest idea is how a run finds what an earlier one has done.  In a Maildir each message has a name that can be made
+again (`mailsvc.mailbox.maildir.stem`), and comes into `cur` whole by link(2), which never replaces a file.  An mbox has
+no names: it is written as ``FILE.partial``, and beside it ``FILE.partial.json`` says up to which uid and which octet it
+is good, and when it was begun; a run cuts it there and goes on.  What was held back when it was begun (FUTURERELEASE)
+stays out of it: its uid may be one that the run does not come to again.  FILE appears when all is in it.  Both must be
+our own files with one name only: otherwise who owns the folder could make root cut, and write into, any file of the
+machine.
 """
 
 from __future__ import annotations
@@ -51,6 +53,12 @@ class MaildirTarget:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self._top = _folder(path, None)
+        try:
+            # Another run would remove what this one has in tmp.
+            fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._top)
+            raise MailsvcError(f"another export is writing {path}; wait until it has ended") from None
         self._list = self._own_list()
         for name in ("tmp", "new", "cur"):
             with suppress(FileExistsError):
@@ -153,9 +161,13 @@ class MaildirTarget:
 
 
 class MboxTarget:
-    """An mbox file (mboxrd) at `path`, for the mail of `address`.  `AlreadyExists` when there is a file already."""
+    """An mbox file (mboxrd) at `path`, for the mail of `address`, as it is at `now` (seconds since the epoch).
 
-    def __init__(self, path: str, address: str) -> None:
+    `begun` is that, or when a run began which this one goes on with.  `AlreadyExists` when there is a file already.
+    """
+
+    def __init__(self, path: str, address: str, now: float) -> None:
+        self.begun = now
         self._path = path
         self._address = address
         self._partial = f"{path}.partial"
@@ -175,6 +187,7 @@ class MboxTarget:
                 _must_be_ours(file.fileno(), self._state)
                 found = json.load(file)
             address, uid, octets = found["address"], int(found["uid"]), int(found["octets"])
+            self.begun = float(found["begun"])
         except FileNotFoundError:
             return 0, 0
         except (ValueError, KeyError, TypeError):
@@ -235,7 +248,8 @@ class MboxTarget:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         with open(os.open(temporary, _NEW, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"address": self._address, "uid": self._last, "octets": octets}, file)
+            state = {"address": self._address, "begun": self.begun, "uid": self._last, "octets": octets}
+            json.dump(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, self._state)

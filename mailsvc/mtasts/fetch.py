@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
 from twisted.internet.error import TimeoutError as NoConnection
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -37,6 +38,9 @@ from mailsvc.tls.verify import HandshakeRefused
 
 SECONDS = 60.0
 """How long a fetch may take in all (section 3.3)."""
+
+_WHOLE_LIMIT = 4 * POLICY_LIMIT
+"""Octets of a whole answer, with its header and what HTTP puts around the policy."""
 
 Connect = Callable[[str, int], IStreamClientEndpoint]
 """Gives the endpoint for a host and port, without TLS."""
@@ -111,11 +115,18 @@ async def _body(agent: Agent, url: str) -> bytes:
             raise FetchFailed(f"the answer is of type {safe_text(kinds[-1], 60)!r}, not text/plain")
     except FetchFailed:
         # Nobody wants the body, and the connection would wait for a reader of it.
-        response.deliverBody(_Body(0))
+        response.deliverBody(_Unwanted())
         raise
     body = _Body(POLICY_LIMIT)
     response.deliverBody(body)
     return await body.whole
+
+
+class _Unwanted(Protocol):
+    """Cuts the connection instead of reading a body."""
+
+    def connectionMade(self) -> None:
+        _cut(self)
 
 
 class _Body(Protocol):
@@ -127,21 +138,17 @@ class _Body(Protocol):
         self._refused = False
         self.whole: Deferred[bytes] = Deferred(self._give_up)
 
-    def connectionMade(self) -> None:
-        if not self._limit:
-            self._cut()
-
     def dataReceived(self, data: bytes) -> None:
         if len(self._octets) + len(data) > self._limit:
             self._refused = True
-            self._cut()
+            _cut(self)
             if not self.whole.called:
                 self.whole.errback(FetchFailed(f"the policy has more than {self._limit} octets"))
         elif not self._refused:
             self._octets += data
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        if self.whole.called or not self._limit:
+        if self.whole.called:
             return
         # Without a length the end of the connection ends the body, and in TLS only a proper end is one.
         if reason.check(ResponseDone, PotentialDataLoss):
@@ -151,12 +158,13 @@ class _Body(Protocol):
 
     def _give_up(self, _: Deferred[bytes]) -> None:
         self._refused = True
-        self._cut()
+        _cut(self)
 
-    def _cut(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
-        if abort is not None:
-            abort()
+
+def _cut(reader: Protocol) -> None:
+    abort = getattr(reader.transport, "abortConnection", None) or getattr(reader.transport, "loseConnection", None)
+    if abort is not None:
+        abort()
 
 
 @implementer(IAgentEndpointFactory)
@@ -170,7 +178,35 @@ class _Endpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii")
         made: IStreamClientEndpoint = wrapClientTLS(self._tls.to(host, uri.port), self._connect(host, uri.port))
-        return made
+        return _Bounded(made)
+
+
+@implementer(IStreamClientEndpoint)
+class _Bounded:
+    """An endpoint whose connections take so many octets: twisted.web keeps any number of header fields."""
+
+    def __init__(self, inner: IStreamClientEndpoint) -> None:
+        self._inner = inner
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        wrapping = WrappingFactory(protocolFactory)
+        wrapping.noisy = False
+        wrapping.protocol = _Counted
+        connecting: Deferred[Any] = self._inner.connect(wrapping)
+        return connecting.addCallback(lambda made: made.wrappedProtocol)
+
+
+class _Counted(ProtocolWrapper):
+    """Cuts a connection that brings more than `_WHOLE_LIMIT` octets."""
+
+    _octets = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._octets += len(data)
+        if self._octets <= _WHOLE_LIMIT:
+            super().dataReceived(data)
+        else:
+            _cut(self)
 
 
 def _too_slow(seconds: float) -> bytes:
@@ -180,7 +216,7 @@ def _too_slow(seconds: float) -> bytes:
 def _why(error: Exception) -> str:
     if isinstance(error, ResponseFailed):
         refused = [each.value for each in error.reasons if each.check(HandshakeRefused)]
-        return str(refused[0]) if refused else "the server ended the connection before it answered"
+        return str(refused[0]) if refused else "the server does not answer in HTTP, or not to the end"
     if isinstance(error, HandshakeRefused):
         return str(error)
     if isinstance(error, DNSLookupError):

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from mailsvc.accounts.guard import WrongLogin
 from mailsvc.accounts.realm import Account, app_password_of, certificate_of
 from mailsvc.errors import TemporaryFailure
+from mailsvc.mail.event import LIST_LIMIT
 from mailsvc.mail.surrogate import Appearance
 from mailsvc.pop3.content import Content
 from mailsvc.pop3.devices import Hold, Keeping, MaildropInUse, enter, expiry, settle, shortest
@@ -150,7 +151,13 @@ class OpenMaildrop:
         self._store = store
         self._clock = clock
         self._device = device
-        self._opening = opening
+        self.by_device = opening.by_device
+        """Whether the session has the maildrop of its device, and not that of the whole account."""
+        self.carried: Carried | None = None
+        """What `commit` has done so far; None when it has done nothing."""
+        self.removed: list[int] = []
+        """The numbers of the messages that it has removed, the first of them."""
+        self._device_id = opening.device_id
         self._keeping = keeping
         self._leave = leave
         self._fetched: set[int] = set()
@@ -179,33 +186,37 @@ class OpenMaildrop:
 
     def fetched(self, number: int) -> None:
         """The client has been given a whole message."""
-        if self._opening.by_device:
+        if self.by_device:
             self._fetched.add(self.messages.uid(number))
 
-    async def commit(self) -> Carried:
+    async def commit(self) -> None:
         """Remove the marked messages, from the account or for this device, as the account wants it now.
 
-        On `mailsvc.errors.StorageFailure` some may not be removed, as RFC 1939 section 6 allows.  Raises `LoginEnded`
-        when what the client logged in with was changed or revoked meanwhile; then nothing more is removed.
+        `carried` and `removed` tell what was done, at every moment.  On `mailsvc.errors.StorageFailure` some may not be
+        removed, as RFC 1939 section 6 allows.  Raises `LoginEnded` when what the client logged in with was changed or
+        revoked meanwhile; then nothing more is removed.
         """
         now = self._clock.seconds()
         how = Removal(now, credential=self._device.credential, keep=self._keeping.undelete > 0)
         in_use_since = self._keeping.in_use_since(now)
-        marked = self.messages.to_delete
-        done = Carried(0, 0, self._opening.by_device)
+        marked = self.messages.marked
+        done = Carried(0, 0, self.by_device)
         for start in range(0, len(marked), _AT_ONCE):
-            uids = marked[start : start + _AT_ONCE]
+            numbers = marked[start : start + _AT_ONCE]
+            uids = [self.messages.uid(number) for number in numbers]
             slice_ = await self._store.write(carry_out, self._device, uids, how, in_use_since)
             done = Carried(done.deleted + slice_.deleted, done.left + slice_.left, slice_.by_device)
-        return done
+            self.carried = done
+            self.removed += [self.messages.message_id(number) for number in numbers[: LIST_LIMIT - len(self.removed)]]
+        self.carried = done
 
     def release(self) -> None:
         """Give the lock back; a second time does nothing."""
         if not self._released:
             self._released = True
             self._leave()
-            if self._fetched and self._opening.device_id is not None:
-                _follow(Deferred.fromCoroutine(self._note_fetched(self._opening.device_id)))
+            if self._fetched and self._device_id is not None:
+                _follow(Deferred.fromCoroutine(self._note_fetched(self._device_id)))
 
     async def _note_fetched(self, device_id: int) -> None:
         uids = sorted(self._fetched)

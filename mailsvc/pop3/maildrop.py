@@ -103,11 +103,6 @@ class Maildrop:
             return []
         return [number for number, left in enumerate(self._left, 1) if not left]
 
-    @property
-    def to_delete(self) -> list[int]:
-        """The uids of the marked messages."""
-        return [self.uid(number) for number in self.marked]
-
 
 def _lines(form: str, left: bytearray, start: int, rows: Iterator[tuple[int, object]]) -> str:
     """The rows that ``left`` has from ``start`` on, each in this form."""

@@ -98,11 +98,7 @@ class POP3Server(Handout):
         self._leaving = True
         last_words = says("bye")
         try:
-            removed = [maildrop.messages.message_id(number) for number in maildrop.messages.marked]
-            done = await maildrop.commit()
-            account = self._account
-            assert account is not None
-            self._tell_of_maildrop(account, removed, done)
+            await maildrop.commit()
         except LoginEnded as error:
             last_words = says("login_ended")
             self._journal.refused("deleting", f"{last_words.line()}: {error}")
@@ -111,6 +107,9 @@ class POP3Server(Handout):
             last_words = says("not_removed")
         finally:
             self._leave()
+            assert self._account is not None, "nobody else has a maildrop"
+            # Also what was done before it failed: somebody will ask where these messages are.
+            self._tell_of_maildrop(self._account, maildrop.removed, maildrop.carried)
         self.conversation.close(self._octets(last_words))
 
     # -- logging in -----------------------------------------------------------------------------------------------
@@ -202,7 +201,8 @@ class POP3Server(Handout):
             maildrop.release()
             self._leave()
             return None
-        self._helpers.admission.begun(account.id, self._clock.seconds())
+        now = self._clock.seconds()
+        self._helpers.admission.begun(account.id, account.credential, now, by_device=maildrop.by_device)
         self._open, self._account = maildrop, account
         self._state = State.TRANSACTION
         self._commands = 0
@@ -210,7 +210,7 @@ class POP3Server(Handout):
         return says("maildrop", messages=maildrop.messages.count, octets=maildrop.messages.octets)
 
     async def _enter(self, account: Account) -> OpenMaildrop:
-        self._helpers.admission.enter(account.id, self._clock.seconds())
+        self._helpers.admission.enter(account.id, account.credential, self._clock.seconds())
         self._admitted = account.id
         try:
             return await self._helpers.maildrops.open(account, utf8=self._utf8)

@@ -126,7 +126,8 @@ class _Session:
         text, target = str(error), self._target
         if target.at_once and isinstance(error, HandshakeFailed) and "not TLS" in text:
             return f"{text}; if TLS begins with STARTTLS there, say --starttls smtp, lmtp, pop3 or imap"
-        if not target.at_once and not self._heard and isinstance(error, (TooSlow, NotUnderstood)):
+        strange = isinstance(error, TooSlow) or (isinstance(error, NotUnderstood) and " is no " in text)
+        if not target.at_once and not self._heard and strange:
             return f"{text}; if TLS begins with the first octet there, or another protocol is spoken, say which"
         return text
 
@@ -178,7 +179,7 @@ class _Session:
     async def imap(self) -> None:
         """IMAP; nothing but what is said before a login."""
         greeting = await self._greeting(needs_success=False)
-        word = greeting.lines[0].split(" ")[1].upper()
+        word = greeting.lines[-1].split(" ")[1].upper()
         if word == "PREAUTH" and not self._target.at_once:
             text = (
                 "the server says PREAUTH in clear, as if we had logged in: after that IMAP knows no STARTTLS, so this"

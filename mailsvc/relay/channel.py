@@ -201,11 +201,12 @@ class Channel(Protocol):
         timer = self._clock.callLater(seconds, expire)
         try:
             while True:
-                try:
-                    found = ready()
-                except ReplyError as error:
-                    self._garbage = error
-                    found = None
+                found = None
+                if self._garbage is None:
+                    try:
+                        found = ready()
+                    except ReplyError as error:
+                        self._garbage = error
                 if found is not None:
                     return found
                 self._complain(what, seconds, expired=bool(expired))

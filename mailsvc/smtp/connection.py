@@ -68,12 +68,18 @@ class SMTPConnection(smtp.ESMTP):
         self._age: IDelayedCall | None = None
         self._last_words: Reply | None = None
         self._stopping = False
+        self._told: tuple[Session, TLSFacts | None, str, Client] | None = None
 
     @property
     def client(self) -> Client:
         """All that is known of the other end now."""
         session = self._session
-        return Client(
+        # Asked for at least once for each command, and nearly always the same.
+        if self._told is not None and self._told[0] is session:
+            _, facts, peer, told = self._told
+            if facts is self._facts and peer is self._peer:
+                return told
+        client = Client(
             self._number,
             self._rules.mode.name,
             self._peer,
@@ -85,6 +91,8 @@ class SMTPConnection(smtp.ESMTP):
             session.changed,
             session.machine,
         )
+        self._told = session, self._facts, self._peer, client
+        return client
 
     # -- Twisted's side -------------------------------------------------------------------------------------------
 

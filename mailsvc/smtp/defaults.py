@@ -202,7 +202,7 @@ class LogJournal:
 
     def logged_in(self, client: Client, mechanism: str) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
-        maillog.logged_in(client.listener, client.peer, str(client.login))
+        maillog.logged_in(client.listener, client.peer, str(client.login), client.tls)
 
     def login_failed(self, client: Client, mechanism: str, failed: LoginFailed) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
@@ -230,7 +230,7 @@ class LogJournal:
     def accepted(self, client: Client, envelope: Envelope, trace_id: str, size: int) -> None:
         """See `mailsvc.smtp.seams.Journal`."""
         recipients = [str(recipient) for recipient in envelope.recipients]
-        maillog.accepted(trace_id, client.peer, envelope.sender, recipients, size)
+        maillog.accepted(trace_id, client.peer, envelope.sender, recipients, size, client.tls)
 
     def unavailable(self, client: Client, what: str, error: Exception) -> None:
         """See `mailsvc.smtp.seams.Journal`."""

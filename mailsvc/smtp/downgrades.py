@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from mailsvc.accounts.throttle import network
 from mailsvc.mail.address import Address, AddressError, parse_domain
-from mailsvc.mail.channel import Verified
+from mailsvc.mail.channel import NotAsked, Verified
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.seams import Client
 from mailsvc.storage import tls_policies
@@ -52,8 +52,13 @@ class SenderMemory:
         if seen is not Level.PLAIN and now < self._passed.get(key, 0.0) + _ASK_AGAIN:
             return None
         wanted = await self._store.read(tls_policies.demanded, "in", domain, key[1], now, self._seconds)
-        if seen >= wanted.level:
-            _keep(self._passed, key, now)
+        could = wanted.level
+        if not wanted.by_postmaster and client.tls is not None and isinstance(client.tls.client, NotAsked):
+            # Nobody can show what we do not ask for any more.
+            could = min(could, Level.ENCRYPTED)
+        if seen >= could:
+            if could is wanted.level:  # another listener may ask
+                _keep(self._passed, key, now)
             return None
         return reply(
             451,
@@ -71,6 +76,9 @@ class SenderMemory:
         if now < self._noted.get(key, -RENEW_SECONDS) + RENEW_SECONDS:
             return
         _keep(self._noted, key, now)
+        for less in Level:
+            if less < seen:  # what was good enough a moment ago is not any more
+                self._passed.pop((domain, key[1], less), None)
         noted = self._store.write(tls_policies.note_shown, "in", domain, key[1], seen, now, self._seconds)
         noted.addErrback(self._not_noted, key)
 

@@ -295,7 +295,8 @@ class Intake:
         """The message as programs get it: as it is stored."""
         size = reception.scanner.header_size
         reception.spool.seek(0)
-        header, _ = _unforged(reception.spool.read(size), envelope, self._hostname)
+        header, _ = _unforged(reception.spool.read(size), reception.spool, envelope, self._hostname)
+        reception.spool.seek(size)
         return _Given(reception.spool, size, header, reception.scanner.size - size + len(header))
 
     async def _look_ahead(
@@ -364,12 +365,31 @@ class _Given:
         return self._spool.read(octets)
 
 
-def _unforged(header: bytes, envelope: Envelope, hostname: str) -> tuple[bytes, int]:
-    """The header without what others say in our name, and how many fields that were (RFC 8601 section 5)."""
+_MOST_BEHIND = 1 << 20
+"""Octets behind a line that is no field in which a reader may still look for fields."""
+
+
+def _unforged(
+    header: bytes, spool: SpooledTemporaryFile[bytes], envelope: Envelope, hostname: str
+) -> tuple[bytes, int]:
+    """The header without what others say in our name, and how many fields that were (RFC 8601 section 5).
+
+    ``spool``: the message, with its header; where it is read next is changed.
+    """
     if "LMTP" in envelope.origin.protocol:
         # What is in front of us there is ours, and may have looked at the message in our name.
         return header, 0
-    return without_forged(header, hostname)
+    kept, removed = without_forged(header, hostname)
+    if header == b"\r\n" or header.endswith(b"\r\n\r\n"):
+        return kept, removed
+    # It ends at a line that is no field. Many programs pass over that one and read on: what stands there in our name
+    # becomes body by an empty line.
+    spool.seek(len(header))
+    behind = spool.read(_MOST_BEHIND)
+    end = behind.find(b"\r\n\r\n")
+    _, more = without_forged(behind if end < 0 else behind[: end + 2], hostname)
+    closes = more or (end < 0 and len(behind) == _MOST_BEHIND)
+    return kept + b"\r\n" if closes else kept, removed + more
 
 
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
@@ -423,10 +443,10 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     reporting.check_loop(header, job.deliveries, owners)
     reporting.check_forward_loop(header, _forwarded(job.going))
     body_at = len(header)
-    header, forged = _unforged(header, envelope, job.hostname)
+    header, forged = _unforged(header, spool, envelope, job.hostname)
     summary = summarise(header, size=scanner.size - body_at + len(header), sha256=digest)
     trace = job.trace
-    if not body_at and _continues_the_trace(spool):
+    if not header and _continues_the_trace(spool, body_at):
         # It would read as words of our own Received field; an empty line makes it what it is, a body without header.
         trace += b"\r\n"
     spool.seek(body_at)
@@ -510,9 +530,9 @@ def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple
     return header, digest.hexdigest()
 
 
-def _continues_the_trace(spool: SpooledTemporaryFile[bytes]) -> bool:
-    """Whether the message begins with white space: behind a header field that is a continuation (RFC 5322, 2.2.3)."""
-    spool.seek(0)
+def _continues_the_trace(spool: SpooledTemporaryFile[bytes], place: int) -> bool:
+    """Whether white space stands there: behind a header field that is a continuation (RFC 5322 section 2.2.3)."""
+    spool.seek(place)
     return spool.read(1) in (b" ", b"\t")
 
 

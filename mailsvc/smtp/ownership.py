@@ -21,8 +21,9 @@ from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp.seams import Client
 from mailsvc.storage.credentials import still_holds
 from mailsvc.storage.identities import sender_not_granted
+from mailsvc.storage.rows import Cursor
 from mailsvc.storage.senders import check_sender, foreign_sender
-from mailsvc.storage.store import Store
+from mailsvc.storage.store import Reader
 
 _LOG_IN_AGAIN = reply(421, "4.7.0", "The account has changed since the login; log in again", closes=True)
 _NOT_GRANTED = reply(553, "5.7.1", "Sender address not granted to this machine")
@@ -32,7 +33,7 @@ _NOT_OWNED = reply(553, "5.7.1", "Sender address not owned by the login")
 class OwnSenders:
     """Lets an account send as itself, by its aliases, and as whom it was granted; unless it is not to be checked."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
 
     async def at_mail(self, client: Client, reverse_path: Address | None) -> Reply | None:
@@ -42,14 +43,7 @@ class OwnSenders:
             may_not = reverse_path is not None and await self._foreign(client, [reverse_path]) is not None
             return _NOT_GRANTED if may_not else None
         # Hours may have passed since the login. What would not let anybody in any more sends no more mail either.
-        used = app_password_of(client.credential)
-        key = certificate_of(client.credential)
-        if not await self._store.read(still_holds, client.account, used, client.changed, key):
-            return _LOG_IN_AGAIN
-        if reverse_path is None:
-            return None
-        foreign = await self._foreign(client, [reverse_path])
-        return None if foreign is None else _NOT_OWNED
+        return await self._store.read(_account_at_mail, client, client.account, reverse_path)
 
     async def at_end(self, client: Client, header: bytes) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
@@ -77,3 +71,12 @@ class OwnSenders:
         if client.machine is not None:
             return await self._store.read(sender_not_granted, client.machine.id, senders)
         return None
+
+
+def _account_at_mail(txn: Cursor, client: Client, account: int, reverse_path: Address | None) -> Reply | None:
+    used, key = app_password_of(client.credential), certificate_of(client.credential)
+    if not still_holds(txn, account, used, client.changed, key):
+        return _LOG_IN_AGAIN
+    if reverse_path is None or foreign_sender(txn, account, [reverse_path]) is None:
+        return None
+    return _NOT_OWNED

@@ -2,14 +2,15 @@
 
 The field stands on top of our Received field when the client was asked for a certificate. The method is called
 ``x-tls-client``: none of the registered ones is about the client of the TLS connection (``auth`` is SMTP AUTH, section
-2.7.4), and a reader passes over a method that it does not know (section 2.7.7), so that a name of our own harms nobody.
+2.7.4), and a reader passes over a method that it does not know (section 2.7), so that a name of our own harms nobody.
 Its result is ``pass`` for a certificate that was verified, ``fail`` with a reason for one that was not, ``none`` where
 the client had none, and ``neutral`` where nothing is known (a resumed session). What the certificate claims are
 properties of the type ``policy``, for there is no command or header field that they come from (section 2.3).
 
 The hardest idea is the other half: a reader believes such a field by the name at its beginning, so one with *our* name
 that came in with a message is a forgery and is taken out (section 5). Everything else of the message stays as it came,
-to the octet. A name that cannot be read, with ours in it, counts as ours: some reader may read it so.
+to the octet. A name that cannot be read, with ours in it, counts as ours: some reader may read it so. So does any
+encoded word (RFC 2047) there: it has no place in a name, and some readers decode before they look.
 """
 
 from __future__ import annotations
@@ -67,14 +68,17 @@ def speaks_for(value: bytes, hostname: str) -> bool:
     """Whether the value of an Authentication-Results field claims to be by `hostname` (its authserv-id)."""
     text = value.decode("utf-8", "replace")
     ours = _normal(hostname)
-    claimed = _first_word(text)
+    claimed, end = _first_word(text)
+    if "=?" in text[: end + 2]:
+        return True
     if claimed is None:
         return ours in text.lower() or hostname.lower() in text.lower()
     return _normal(claimed) == ours
 
 
-def _first_word(text: str) -> str | None:
-    """The authserv-id: a token or a quoted string behind white space and comments; None when it cannot be read."""
+def _first_word(text: str) -> tuple[str | None, int]:
+    """The authserv-id, a token or a quoted string behind white space and comments, and the place behind it; None and
+    the end when it cannot be read."""
     place = 0
     while place < len(text):
         if text[place].isspace():
@@ -82,14 +86,14 @@ def _first_word(text: str) -> str | None:
         elif text[place] == "(":
             behind = _behind_comment(text, place)
             if behind is None:
-                return None
+                return None, len(text)
             place = behind
         else:
             break
     if quoted := _QUOTED.match(text, place):
-        return re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL).strip()
+        return re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL).strip(), quoted.end()
     token = _TOKEN.match(text, place)
-    return None if token is None else token[0]
+    return (None, len(text)) if token is None else (token[0], token.end())
 
 
 def _behind_comment(text: str, place: int) -> int | None:

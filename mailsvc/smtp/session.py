@@ -190,4 +190,4 @@ def after_chunk(session: Session) -> Session:
 
 def after_transaction(session: Session) -> Session:
     """The transaction is over: RSET, or a message that was taken or refused."""
-    return replace(session, phase=Phase.START if session.phase is Phase.START else Phase.READY)
+    return replace(session, phase=Phase.READY) if session.phase not in (Phase.START, Phase.READY) else session

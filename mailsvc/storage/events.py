@@ -42,6 +42,8 @@ TLS_COLUMNS = (
     "client_reasons",
 )
 
+_NO_TLS: tuple[object, ...] = (None,) * len(TLS_COLUMNS)
+
 # `json.dumps` would make an encoder each time.
 _encoded = json.JSONEncoder(ensure_ascii=True, sort_keys=True).encode
 
@@ -65,29 +67,44 @@ class Entry:
     tls: TLSFacts | None = None
 
 
+_INTO = f"INSERT INTO event (time, kind, session, peer, trace_id, message_id, detail, {', '.join(TLS_COLUMNS)}) VALUES "
+_MARKS = f"(?, ?, ?, ?, ?, ?, ?{', ?' * len(TLS_COLUMNS)})"
+_AT_ONCE = 10
+"""Rows of one statement: each statement costs as much again as its row, and gives the interpreter away meanwhile."""
+_INSERT, _INSERT_AT_ONCE = _INTO + _MARKS, _INTO + ", ".join([_MARKS] * _AT_ONCE)
+
+
 def record(txn: Cursor, entries: Iterable[Entry]) -> None:
     """Write events, in this order."""
+    waiting: list[tuple[object, ...]] = []
     for entry in entries:
-        (number,) = one(
-            txn.execute(
-                "INSERT INTO event (time, kind, session, peer, trace_id, message_id, detail,"
-                f" {', '.join(TLS_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?{', ?' * len(TLS_COLUMNS)}) RETURNING id",
-                (
-                    entry.time,
-                    entry.event.kind,
-                    entry.session,
-                    # What a socket says of an IPv4 peer is canonical; this is asked for each row.
-                    peer_key(entry.peer) if entry.peer is not None and ":" in entry.peer else entry.peer,
-                    entry.trace_id,
-                    entry.message_id,
-                    _encoded(entry.event.detail()),
-                    *_tls_values(entry.tls),
-                ),
-            )
-        )
-        keys = [(key, number) for key in entry.event.found_by()]
-        if keys:
-            txn.executemany("INSERT INTO event_key (key, event_id) VALUES (?, ?)", keys)
+        keys = entry.event.found_by()
+        if not keys:
+            # Nobody refers to its number, so it can be written together with others: most are of this kind.
+            waiting.append(_values(entry))
+            continue
+        _insert(txn, waiting)
+        waiting.clear()
+        (number,) = one(txn.execute(_INSERT + " RETURNING id", _values(entry)))
+        txn.executemany("INSERT INTO event_key (key, event_id) VALUES (?, ?)", [(key, number) for key in keys])
+    _insert(txn, waiting)
+
+
+def _insert(txn: Cursor, rows: Sequence[tuple[object, ...]]) -> None:
+    whole = len(rows) - len(rows) % _AT_ONCE
+    for first in range(0, whole, _AT_ONCE):
+        txn.execute(_INSERT_AT_ONCE, [value for row in rows[first : first + _AT_ONCE] for value in row])
+    if whole < len(rows):
+        txn.executemany(_INSERT, rows[whole:])
+
+
+def _values(entry: Entry) -> tuple[object, ...]:
+    # What a socket says of an IPv4 peer is canonical; this is asked for each row.
+    peer = peer_key(entry.peer) if entry.peer is not None and ":" in entry.peer else entry.peer
+    event = entry.event
+    detail = _encoded(event.detail())
+    told = (entry.time, event.kind, entry.session, peer, entry.trace_id, entry.message_id, detail)
+    return told + (_NO_TLS if entry.tls is None else _tls_values(entry.tls))
 
 
 def prune(txn: Cursor, *, before: float, keep: int, slice_of: int = 500) -> int:
@@ -164,10 +181,8 @@ def _entry(row: Row) -> Entry:
     return Entry(time, event, session, peer, trace_id, message_id, number, _tls_facts(*tls))
 
 
-def _tls_values(tls: TLSFacts | None) -> tuple[object, ...]:
-    """The columns of a channel; all NULL without TLS."""
-    if tls is None:
-        return (None,) * len(TLS_COLUMNS)
+def _tls_values(tls: TLSFacts) -> tuple[object, ...]:
+    """The columns of a channel."""
     state, subject, issuer, spki, reasons = "not asked", None, None, None, None
     match tls.client:
         case NoCertificate():

@@ -52,6 +52,14 @@ def count(txn: Cursor, account_id: int, now: float) -> int:
     return int(number)
 
 
+def count_held(txn: Cursor, account_id: int, now: float) -> int:
+    """How many items `page` leaves out because they are held beyond `now`."""
+    (number,) = one(
+        txn.execute("SELECT COUNT(*) FROM mailbox_item WHERE account_id = ? AND release_at > ?", (account_id, now))
+    )
+    return int(number)
+
+
 def next_uid(txn: Cursor, account_id: int) -> int:
     """The uid that the account's next message will get."""
     (number,) = one(txn.execute("SELECT next_uid FROM account WHERE id = ?", (account_id,)))

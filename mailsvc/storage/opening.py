@@ -61,12 +61,7 @@ def offline(url_or_path: str, *, create: bool) -> Iterator[Cursor]:
     `create` says whether a database that does not exist is made; otherwise that is `StartRefused`.
     Committed when the block ends, undone when it raises.  Raises `StartRefused` or `StorageFailure`.
     """
-    dialect = dialect_of(url_or_path)
-    problems = problems_of(url_or_path)
-    if not problems and not create and not dialect.exists():
-        problems = [f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"]
-    if problems:
-        raise StartRefused(problems)
+    dialect = _dialect_without_problems(url_or_path, create=create)
     try:
         _prepare_offline(dialect)
         with (
@@ -90,12 +85,7 @@ def looking(url_or_path: str) -> Iterator[Cursor]:
 
     Raises `StartRefused` (also when there is no database) or `StorageFailure`.
     """
-    dialect = dialect_of(url_or_path)
-    problems = problems_of(url_or_path)
-    if not problems and not dialect.exists():
-        problems = [f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"]
-    if problems:
-        raise StartRefused(problems)
+    dialect = _dialect_without_problems(url_or_path, create=False)
     try:
         _prepare_offline(dialect)
         # Not `look`: an export takes a while, and whoever writes meanwhile would change what it reads.
@@ -141,6 +131,16 @@ def prepare(dialect: Dialect, upgrades: Sequence[Upgrade]) -> list[str]:
         raise StartRefused([str(dialect.failure(error))]) from error
     except OSError as error:
         raise StartRefused([f"the database {dialect.name} cannot be made ({error.strerror})"]) from error
+
+
+def _dialect_without_problems(url_or_path: str, *, create: bool) -> Dialect:
+    problems = problems_of(url_or_path)
+    if not problems:
+        dialect = dialect_of(url_or_path)
+        if create or dialect.exists():
+            return dialect
+        problems = [f"there is no database {dialect.name} yet; say --database FILE, or add a user or domain first"]
+    raise StartRefused(problems)
 
 
 def _prepare_offline(dialect: Dialect) -> None:

@@ -16,11 +16,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Store(Protocol):
-    """Runs functions of a cursor in transactions; both fail with `mailsvc.errors.StorageFailure`."""
+class Reader(Protocol):
+    """Runs functions of a cursor that only read; fails with `mailsvc.errors.StorageFailure`."""
 
     def read(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` on a snapshot."""
+
+
+class Store(Reader, Protocol):
+    """Runs functions of a cursor in transactions; both verbs fail with `mailsvc.errors.StorageFailure`."""
 
     def write(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` in a transaction; fires after COMMIT, which waits for the disk."""

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mailsvc.mail.surrogate import Appearance, missing_end, surrogate_growth
+from mailsvc.mail.surrogate import HEADER_LIMIT, Appearance, missing_end, surrogate_growth
 from mailsvc.storage.rows import Cursor, many, maybe, one
 
 UNMEASURED = -1
 
 # In two halves, because only then sqlite takes the partial index instead of reading the whole maildrop.
 _SHOWN = "SELECT uid, surrogate_size, header_gap FROM mailbox_item WHERE account_id = ? AND surrogate_size"
+
+
+_ITEM = "SELECT message_id, size, prefix FROM mailbox_item WHERE account_id = ? AND uid = ?"
+_DELETED_ITEM = _ITEM.replace("mailbox_item", "deleted_item")
 
 
 def note_message(txn: Cursor, message_id: int, header: bytes, *, measure: bool) -> None:
@@ -38,13 +42,21 @@ def note_message(txn: Cursor, message_id: int, header: bytes, *, measure: bool) 
 def of_item(txn: Cursor, message_id: int, prefix: bytes, size: int) -> tuple[int | None, int]:
     """The columns surrogate_size and header_gap of an item that shows a message behind `prefix`, `size` octets in
     all."""
-    needed, growth, gap = one(
-        txn.execute("SELECT surrogate_needed, surrogate_growth, header_gap FROM message WHERE id = ?", (message_id,))
+    needed, growth, gap, header_size = one(
+        txn.execute(
+            "SELECT surrogate_needed, surrogate_growth, header_gap, header_size FROM message WHERE id = ?",
+            (message_id,),
+        )
     )
     if needed == UNMEASURED:
         return UNMEASURED, gap
     if not prefix.isascii():
-        needed, growth = True, growth + surrogate_growth([prefix]).octets
+        needed = True
+        if header_size + len(prefix) <= HEADER_LIMIT:
+            growth += surrogate_growth([prefix]).octets
+        else:
+            # So long a header is looked at less closely when something stands before it.
+            growth = surrogate_growth(_with_prefix(prefix, _content(txn, message_id))).octets
     return (size + growth if needed else None), gap
 
 
@@ -55,15 +67,13 @@ def appearances(txn: Cursor, account_id: int) -> dict[int, Appearance]:
 
 
 def measured(txn: Cursor, account_id: int, uids: Sequence[int]) -> dict[int, int | None]:
-    """What `note_measured` is to write of items that are `UNMEASURED`: by uid the size of the surrogate, if
-    there is one. Reads their messages, writes nothing; items that are gone are left out."""
+    """What `note_measured` is to write of items that are `UNMEASURED`: by uid the size of the surrogate, if there is
+    one, also of those that were deleted meanwhile and can come back; None of those that are gone. Reads their messages,
+    writes nothing."""
     found: dict[int, int | None] = {}
     for uid in uids:
-        row = maybe(
-            txn.execute(
-                "SELECT message_id, size, prefix FROM mailbox_item WHERE account_id = ? AND uid = ?", (account_id, uid)
-            )
-        )
+        found[uid] = None
+        row = maybe(txn.execute(_ITEM, (account_id, uid))) or maybe(txn.execute(_DELETED_ITEM, (account_id, uid)))
         if row is not None:
             message_id, size, prefix = row
             growth = surrogate_growth(_with_prefix(bytes(prefix), _content(txn, message_id)))

@@ -221,7 +221,7 @@ class _Attempt:
             encrypted=True,
             chain=alone or not chain_findings,
             name=alone or (bool(evidence.chain) and not name_findings),
-            dane=sound and dane is not None and dane.matched,
+            dane=sound and dane is not None and dane.matched and (pinned or not trust.pins),
         )
         return ServerIdentity(
             server_name=name,

@@ -38,6 +38,8 @@ from mailsvc.tls.credential import Credential, make_credential
 from mailsvc.tls.ocsp import read_staple
 from mailsvc.tls.table import CredentialTable, make_table
 
+_MOST_REASONS = 20
+
 
 def _no_passphrase() -> None:
     return None
@@ -105,8 +107,9 @@ class Judged:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """Why it is refused."""
-        return tuple(str(finding) for finding in self.findings if finding.severity == "error")
+        """Why it is refused; the first reasons, of a file with a thousand mistakes."""
+        told = tuple(str(finding) for finding in self.findings if finding.severity == "error")
+        return told if len(told) <= _MOST_REASONS else (*told[:_MOST_REASONS], f"{len(told) - _MOST_REASONS} more")
 
 
 def judge(candidate: Candidate, now: datetime, reader: Reader) -> Judged:

@@ -7,7 +7,9 @@ mail addresses in the subjectAltName are believed.
 
 The hardest idea is what a known key forgives. Only that nobody we trust has signed its certificate (it is self-signed,
 or of a CA that is none of our roots). Whatever else is wrong counts: an expired certificate, one that its CA has
-revoked, one for another purpose, a weak key. And a resumed session shows nothing at all.
+revoked, one for another purpose, a weak key. But whoever has the key can put a certificate of his own around it, and no
+CA can revoke that: so where revocation lists are set nothing is forgiven, or a stolen key that its CA has revoked would
+come back self-signed. And a resumed session shows nothing at all.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ def proven_key(client: ClientCertificate) -> str:
     match client:
         case Verified(spki=spki):
             return spki
-        case Failed(spki=spki, kinds=kinds) if kinds and UNVOUCHED.issuperset(kinds) and len(kinds) < LIST_LIMIT:
+        case Failed(spki=spki, kinds=kinds, lists=False) if (
+            kinds and UNVOUCHED.issuperset(kinds) and len(kinds) < LIST_LIMIT
+        ):
             # A list that was cut may have lost the one that counts.
             return spki
     return ""

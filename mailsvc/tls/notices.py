@@ -103,7 +103,7 @@ class Notices:
                 "",
                 *(f"- {printable(reason)}" for reason in refusal.reasons),
                 "",
-                "Mend it, and it is taken by itself some seconds later; `mailsvc doctor` says how things stand.",
+                "Mend it, and it is taken by itself within a minute or two; `mailsvc doctor` says how things stand.",
                 "There is no second mail about this cause.",
             ],
         )
@@ -157,8 +157,9 @@ class Notices:
         self._journal.note(Entry(self._clock.seconds(), CertificateNews(printable(name), what, text)))
 
     def _mail(self, about: str, cause: str, subject: str, lines: Sequence[str]) -> None:
+        # A folder's name may hold octets that no database takes, and would hold up all other mails.
         if len(self._waiting) < MOST_WAITING:
-            self._waiting[about, cause] = (subject, "\n".join(lines))
+            self._waiting[printable(about), cause] = (subject, "\n".join(lines))
         self._send()
 
     def _send(self) -> None:
@@ -193,6 +194,7 @@ class Notices:
 
     def _is_over(self, about: str, beginning: str, but: tuple[str, ...] = ()) -> None:
         """What was told, or waits, may be told again when it comes back."""
+        about = printable(about)
         self._over.append((about, beginning, but))
         for name, cause in tuple(self._waiting):
             if name == about and cause.startswith(beginning) and cause not in but:

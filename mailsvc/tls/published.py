@@ -23,6 +23,7 @@ import dns.flags
 import dns.rdatatype
 import dns.resolver
 
+from mailsvc.certkit.names import normal
 from mailsvc.tls.credential import Credential
 from mailsvc.tls.dane import TLSARecord, match_tlsa
 
@@ -72,9 +73,9 @@ def local_lookup(resolv_conf: Path = Path("/etc/resolv.conf")) -> Lookup:
 
 def check(credential: Credential, hostname: str, lookup: Lookup, now: datetime) -> Fit:
     """Hold a credential against every record that is published for its names; blocks.  ``now`` is aware of its zone."""
-    names = [name for name in credential.names.hosts if not name.startswith("*.")]
-    if credential.names.cover(hostname) and hostname not in names:
-        names.append(hostname)
+    # The host name first: it is what MX records lead to.
+    first = [normal(hostname)] if credential.names.cover(hostname) else []
+    names = list(dict.fromkeys(first + [name for name in credential.names.hosts if not name.startswith("*.")]))
     matched: list[str] = []
     for name in names[:MOST_NAMES]:
         for port in PORTS:
@@ -93,7 +94,9 @@ def check(credential: Credential, hostname: str, lookup: Lookup, now: datetime) 
                     " refuse this service; publish a record for the new certificate and wait until the old is gone"
                     " from caches, or go on with the old key"
                 )
-    return Fit(matched=tuple(matched))
+    left = names[MOST_NAMES:]
+    remark = f"what is published (TLSA) for {len(left)} further names was not checked" if left else ""
+    return Fit(remark=remark, matched=tuple(matched))
 
 
 def _refusing(why: str) -> Lookup:

@@ -12,6 +12,9 @@ The hardest idea is the half-written renewal.  Programs write certificate and ke
 in between.  Nothing can go wrong by it, a pair that does not fit is refused; but nobody should be told of a mistake
 that mends itself.  So a refusal is told (an event, a mail) only when a second look some seconds later
 finds the same; who asked by SIGHUP finds it in the log at once.
+
+What is refused may become good though no file and no row changes: its time begins, a TLSA record is published, the key
+that opens the rows is put right.  So while something is refused all is looked at again from time to time.
 """
 
 from __future__ import annotations
@@ -68,11 +71,12 @@ class Hearer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Pace:
     """In seconds.  ``look``: between two looks; ``settle``: from a touched file to the look; ``again``: to the second
-    look at something refused; ``expiry``: between two looks at the dates."""
+    look at something refused; ``retry``: between two more looks at it; ``expiry``: between two looks at the dates."""
 
     look: float = 10.0
     settle: float = 0.5
     again: float = 5.0
+    retry: float = 60.0
     expiry: float = 3600.0
 
 
@@ -112,6 +116,7 @@ class Reloader:
         self._pace = pace
         self._watch = watch
         self._states: object = None
+        self._read_at = 0.0
         self._first = True
         self._told: set[Refusal] = set()
         self._seen: dict[Refusal, float] = {}
@@ -200,6 +205,8 @@ class Reloader:
         try:
             await self._compare(why, asked)
         except Exception:
+            # What was not looked at is new to the next look.
+            self._states = None
             self.outcomes["failed"] += 1
             self._log.failure("a defect: the certificates could not be looked at; the last good ones stay in use")
 
@@ -208,10 +215,12 @@ class Reloader:
         states = await self._in_thread(lambda: [source.state() for source in self._sources])
         is_first = self._first
         self._first = False
-        if states == self._states and not self._seen.keys() - self._told:
+        moment = self._clock.seconds()
+        again = self._seen.keys() - self._told or (self._seen and abs(moment - self._read_at) >= self._pace.retry)
+        if states == self._states and not again:
             return
-        self._states = states
-        now = datetime.fromtimestamp(self._clock.seconds(), UTC)
+        self._states, self._read_at = states, moment
+        now = datetime.fromtimestamp(moment, UTC)
         judged, broken, findings = await self._in_thread(lambda: self._read(now))
         decision = decide(judged, broken, self._tls.table, self._hostname)
         unfit = await self._in_thread(lambda: self._unfit(decision.fresh))

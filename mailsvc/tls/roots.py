@@ -60,7 +60,7 @@ class Trust:
     """
 
     roots: Roots = field(default_factory=SystemRoots)
-    crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crls: tuple[x509.CertificateRevocationList, ...] = field(default=(), hash=False)  # they have no hash
     pins: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:

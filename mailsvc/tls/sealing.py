@@ -85,7 +85,7 @@ def sealing_key(key_file: Path | str, environ: Mapping[str, str]) -> SealingKey 
     path = Path(key_file)
     if guarded:
         folder = environ.get(CREDENTIALS)
-        if not folder or not (Path(folder) / CREDENTIAL).exists():
+        if not folder or not os.path.exists(Path(folder) / CREDENTIAL):
             return None
         # The mode shows an access list's mask there.
         path = Path(folder) / CREDENTIAL

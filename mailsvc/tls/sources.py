@@ -108,13 +108,13 @@ class FolderSource:
         ignored: list[Finding] = []
         self._check_around(findings)
         for path in (folder / name for name in names if name != AUTHORITY_FOLDER):
-            if path.is_symlink() and not path.exists():
-                problem = f"is a link to {os.readlink(path)}, which does not exist; mend or remove it"
-                broken = Source(path, problem=problem)
+            # os.path, because methods of Path raise for a folder that this user may not enter (until Python 3.14).
+            if os.path.islink(path) and not os.path.exists(path):
+                broken = Source(path, problem=_dead_link(path))
                 candidates.append(Candidate(path.name, broken, broken, self.origin))
-            elif path.is_dir():
+            elif os.path.isdir(path):
                 pair = [path / CHAIN, path / KEY]
-                if not any(each.exists() or each.is_symlink() for each in pair) and os.access(path, os.X_OK):
+                if not any(map(os.path.lexists, pair)) and os.access(path, os.X_OK):
                     ignored.append(Finding("warning", str(path), f"holds neither {CHAIN} nor {KEY} and is passed over"))
                 else:
                     candidates.append(self._candidate(path))
@@ -130,7 +130,7 @@ class FolderSource:
             read(path / CHAIN),
             read(path / KEY),
             self.origin,
-            read(staple) if staple.exists() else None,
+            read(staple) if os.path.exists(staple) else None,
             self._passphrase,
         )
 
@@ -284,6 +284,21 @@ def _uncovered(judged: Sequence[Judged], hostname: str) -> str:
 
 def _cure(folder: Path, hostname: str | None) -> str:
     return f"mailsvc certs init {folder}/ --hostname {hostname or 'NAME'}"
+
+
+def _dead_link(path: Path) -> str:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        why = "does not exist"
+    except OSError as error:
+        why = f"cannot be reached ({error.strerror})"
+    else:
+        why = "did not exist a moment ago"
+    try:
+        return f"is a link to {os.readlink(path)}, which {why}; mend or remove it"
+    except OSError:
+        return f"is a link to what {why}; mend or remove it"
 
 
 def _stamp(path: str) -> tuple[object, ...]:

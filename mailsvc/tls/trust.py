@@ -11,9 +11,12 @@ makes new contexts, no file of anybody's roots is opened, and a folder that is n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -22,8 +25,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from mailsvc.certkit.files import read
-from mailsvc.certkit.revocation import read_lists
+from mailsvc.certkit.revocation import list_problems, read_lists
+from mailsvc.config import Configuration
 from mailsvc.errors import MailsvcError, StartRefused
+from mailsvc.mail.channel import safe_text
+from mailsvc.tls.chain import label
 from mailsvc.tls.policy import Asking, ClientCertificatePolicy, ListenerPolicy
 from mailsvc.tls.recheck import spki_digest
 from mailsvc.tls.reload import Threads
@@ -84,6 +90,32 @@ class TrustSource:
         if problems:
             raise StartRefused(problems)
         return Trusted(policies, vouching)
+
+
+def trust_source(configuration: Configuration) -> TrustSource:
+    """What the listeners demand of their clients, as the settings say it."""
+    demands = {
+        each.name: Demand(Asking(wanted.mode), wanted.roots, wanted.crls, wanted.tickets)
+        for each in fields(configuration.client_certificates)
+        for wanted in [getattr(configuration.client_certificates, each.name)]
+    }
+    return TrustSource(demands, configuration.accounts.certificate_cas)
+
+
+def list_remarks(trust: Trust, now: datetime) -> list[tuple[Literal["error", "warning"], str]]:
+    """What is wrong with the revocation lists of a policy that was read, or soon will be, each with its CA."""
+    roots = trust.roots.certificates if isinstance(trust.roots, OnlyThese) else ()
+    found: list[tuple[Literal["error", "warning"], str]] = []
+    for each in trust.crls:
+        issuers = [root for root in roots if root.subject == each.issuer]
+        for issuer in issuers[:1]:
+            found += [(how, f"the list of {label(issuer)} {text}") for how, text in list_problems(each, issuer, now)]
+        if not issuers:
+            called = safe_text(each.issuer.rfc4514_string())
+            found.append(
+                ("warning", f"the list of {called} is of a CA that is not among the roots; it changes nothing")
+            )
+    return found
 
 
 class LiveTrust:
@@ -196,13 +228,17 @@ def _policy(demand: Demand) -> ClientCertificatePolicy:
 
 
 def _roots(path: Path) -> tuple[x509.Certificate, ...]:
-    return read_roots(Trust(RootsFolder(path) if path.is_dir() else RootsFile(path)))
+    return read_roots(Trust(RootsFolder(path) if os.path.isdir(path) else RootsFile(path)))
 
 
 def _lists(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_lists(read(path))
-    return tuple(each for file in _files(path, LIST_SUFFIXES) for each in read_lists(read(file)))
+    files = _files(path, LIST_SUFFIXES)
+    if not files:
+        # A folder that is not mounted just now must not make good what was revoked.
+        raise MailsvcError(f"{path}: this folder of revocation lists has no *.pem or *.crl in it; put them there")
+    return tuple(each for file in files for each in read_lists(read(file)))
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
@@ -215,7 +251,7 @@ def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 def _state(path: Path) -> object:
     """What changes when the file changes, or a file in the folder."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.iterdir()) if os.path.isdir(path) else [path]
     except OSError as error:
         return error.errno
     return tuple(_stamp(file) for file in files)

@@ -271,7 +271,8 @@ def _seen(record: Record, now: datetime) -> Verified | Failed:
         brief = dict.fromkeys(
             briefly(each, chain[each.depth] if each.depth < len(chain) else None) for each in findings
         )
-        return Failed(reasons, subject, issuer, _texts(names), digest, kinds, tuple(brief))
+        lists = bool(record.trust.crls)
+        return Failed(reasons, subject, issuer, _texts(names), digest, kinds, tuple(brief), lists)
     return Verified(subject, issuer, _texts(names), digest, names.emails, spki_digest(chain[-1]))
 
 

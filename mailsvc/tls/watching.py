@@ -69,7 +69,7 @@ class FolderWatch:
     def _folders(self) -> set[str]:
         folders = {os.path.realpath(self._folder)}
         try:
-            inside = sorted(entry.path for entry in os.scandir(self._folder) if entry.is_dir())
+            inside = sorted(entry.path for entry in os.scandir(self._folder) if os.path.isdir(entry.path))
         except OSError:
             inside = []
         for path in inside[: MOST_FOLDERS // 2]:

@@ -13,13 +13,18 @@ classes do not keep:
 * what arrived in clear behind STARTTLS never has an effect (CVE-2011-0411 and its family).
 
 The hardest idea: handlers may be plain (the answer is known at once) or coroutines (SQL, hashing, the disk).  Both run
-through `_pump`, which is never re-entered and which is the only place that takes events.
+through `_pump`, which is never re-entered and which is the only place that takes events.  A coroutine that awaits
+nothing costs no Deferred.
+
+There is one timer, and it is seldom cancelled: to put it off is cheap, to make a new one for each command is not.
+While nothing is awaited it runs on and means nothing (`_stop_waiting`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -129,13 +134,16 @@ class Conversation:
     def handshake_completed(self) -> None:
         """TLS stands; the client's next command is awaited."""
         if not self.closing:
-            self._stop_timer()
+            self._stop_waiting()
             self._expect()
 
     def connection_lost(self) -> None:
         """The connection is gone: stop timers, wake up who waits for the client to read."""
         self.lost = True
-        self._stop_timer()
+        self._stop_waiting()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._resumption is not None and self._resumption.active():
             self._resumption.cancel()
         self.reader.clear()
@@ -160,7 +168,7 @@ class Conversation:
         self._unread = False
         if self.closing or self.lost:
             return
-        self._stop_timer()
+        self._stop_waiting()
         waiting, self._drained = self._drained, []
         for deferred in waiting:
             deferred.callback(None)
@@ -233,7 +241,7 @@ class Conversation:
         """End the connection at once, without another word."""
         if not self.lost:
             self.closing = True
-            self._stop_timer()
+            self._stop_waiting()
             self._transport.abortConnection()
 
     @property
@@ -283,7 +291,7 @@ class Conversation:
             self._progress += len(event.data)
         else:
             # A whole line: whatever is awaited next is awaited anew.
-            self._stop_timer()
+            self._stop_waiting()
         try:
             work = self._handler.handle_event(event)
         except Exception:
@@ -294,8 +302,17 @@ class Conversation:
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self._busy = True
-        self._stop_timer()
-        Deferred.fromCoroutine(work).addErrback(self._failed).addCallback(self._done)
+        self._stop_waiting()
+        try:
+            awaited = work.send(None)
+        except StopIteration:
+            pass
+        except Exception:
+            self._failed(Failure())
+        else:
+            Deferred.fromCoroutine(_rest(work, awaited)).addErrback(self._failed).addCallback(self._done)
+            return
+        self._done(None)
 
     def _failed(self, failure: Failure) -> None:
         if self.lost and failure.check(ConnectionLost, CancelledError):
@@ -312,27 +329,30 @@ class Conversation:
     def _expect(self) -> None:
         """Nothing is in flight: the client's next move is awaited."""
         if self._in_body:
-            if self._progress >= _PROGRESS_OCTETS or self._waiting_for != "the message" or self._timer is None:
+            if self._progress >= _PROGRESS_OCTETS or self._waiting_for != "the message":
                 self._progress = 0
                 self._wait(self._patience.body, "the message")
-        elif self._waiting_for not in ("a command", "the TLS handshake") or self._timer is None:
+        elif self._waiting_for not in ("a command", "the TLS handshake"):
             # Half a line does not wind the timer up again: a client that sends a byte a minute has one wait in all.
             self._wait(self._patience.command, "a command")
 
     def _wait(self, seconds: float, waiting_for: str) -> None:
         self._waiting_for = waiting_for
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(seconds)
-        else:
-            self._timer = self._clock.callLater(seconds, self._patience_ended)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
+        if self._timer is not None:
+            if self._timer.getTime() <= self._clock.seconds() + seconds:
+                self._timer.reset(seconds)
+                return
+            # To make it end sooner the reactor would look through all of its timers.
             self._timer.cancel()
-        self._timer = None
+        self._timer = self._clock.callLater(seconds, self._patience_ended)
+
+    def _stop_waiting(self) -> None:
+        self._waiting_for = ""
 
     def _patience_ended(self) -> None:
         self._timer = None
+        if not self._waiting_for:
+            return
         if self.closing or self._unread or self._waiting_for == "the TLS handshake":
             # Words would not arrive: the buffer is full, or TLS is half way.
             self.abort()
@@ -347,3 +367,21 @@ class Conversation:
             self._transport.pauseProducing()
         else:
             self._transport.resumeProducing()
+
+
+def _rest(work: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """What is left to do of ``work``, whose first step awaits ``awaited``."""
+    while True:
+        try:
+            value = yield awaited
+        except GeneratorExit:
+            work.close()
+            raise
+        except BaseException as error:
+            go_on = partial(work.throw, error)
+        else:
+            go_on = partial(work.send, value)
+        try:
+            awaited = go_on()
+        except StopIteration:
+            return

@@ -194,7 +194,7 @@ verbose = 2
     return run([program("getmail"), "--getmaildir", str(case.home / "getmail"), "--rcfile", "rc"], home=case.home)
 
 
-def mutt_rc(case: InteropCase, listener: str = "pop3", *, keep: bool = True) -> Path:
+def mutt_rc(case: InteropCase, listener: str = "pop3", *, keep: bool = True, auth: str = "user") -> Path:
     """mutt's configuration: STARTTLS for sending, STLS or TLS for fetching, into the maildir "mutt"."""
     for folder in ("mutt/cur", "mutt/new", "mutt/tmp"):
         (case.home / folder).mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ set smtp_url="smtp://{name}@localhost:{case.port("submission")}/" smtp_pass="{ca
 set smtp_authenticators="plain"
 set pop_host="{listener.replace("pop3", "pop")}://{name}@localhost:{case.port(listener)}"
 set pop_pass="{case.user.password}"
-set pop_authenticators="user" pop_delete={"no" if keep else "yes"} pop_last=no pop_reconnect=no
+set pop_authenticators="{auth}" pop_delete={"no" if keep else "yes"} pop_last=no pop_reconnect=no
 set from="{case.user.address}" use_from=yes use_envelope_from=yes envelope_from_address="{case.user.address}"
 set hostname="client.example.org" user_agent=no copy=no
 set mbox_type=Maildir folder="{case.home}/mutt" spoolfile="{case.home}/mutt" tmpdir="{case.home}"
@@ -222,10 +222,11 @@ def mutt_sends(case: InteropCase, text: bytes, subject: str) -> Done:
     return run(command, home=case.home, stdin=text)
 
 
-def mutt_fetches(case: InteropCase, listener: str = "pop3", *, keep: bool = True) -> Done:
+def mutt_fetches(case: InteropCase, listener: str = "pop3", *, keep: bool = True, auth: str = "user") -> Done:
     """Fetch with mutt, on a terminal, into the maildir "mutt"."""
     keys = 'push "<fetch-mail><sync-mailbox><quit>"'
-    return run_on_terminal([program("mutt"), "-F", str(mutt_rc(case, listener, keep=keep)), "-e", keys], home=case.home)
+    rc = mutt_rc(case, listener, keep=keep, auth=auth)
+    return run_on_terminal([program("mutt"), "-F", str(rc), "-e", keys], home=case.home)
 
 
 def delivered(case: InteropCase, pattern: str) -> list[bytes]:

@@ -55,9 +55,12 @@ class Submission(smtplib.LMTP):
 
 
 class Postfix:
-    """One instance, from `start` to `stop`; `transports` has for each domain where its mail goes."""
+    """One instance, from `start` to `stop`; `transports` has for each domain where its mail goes.
 
-    def __init__(self, folder: Path, ca: str, transports: Mapping[str, str]) -> None:
+    ``settings`` are further lines of its main.cf.
+    """
+
+    def __init__(self, folder: Path, ca: str, transports: Mapping[str, str], settings: str = "") -> None:
         self.folder = folder
         self.log: list[str] = []
         self._said: queue.Queue[str | None] = queue.Queue()
@@ -99,6 +102,7 @@ lmtp_host_lookup = native
 lmtp_tls_CAfile = {folder}/etc/ca.pem
 lmtp_tls_security_level = may
 lmtp_tls_loglevel = 1
+{settings}
 """)
 
     @property
@@ -160,6 +164,12 @@ lmtp_tls_loglevel = 1
             assert match is not None
             found[match[1]] = (match[2], match[3])
         return found
+
+    def everything(self) -> list[str]:
+        """Its whole log, once it was stopped."""
+        while (line := self._said.get_nowait()) is not None:
+            self.log.append(line)
+        return self.log
 
     def _read(self, lines: Iterable[str]) -> None:
         for line in lines:

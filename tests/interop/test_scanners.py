@@ -25,7 +25,7 @@ class Scanners(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.home, ignore_errors=True)
 
     def started(self) -> RunningService:
-        """A service whose certificate looks like one of a public CA."""
+        """A service with a certificate of `mailsvc certs init --crl-url`."""
         service = RunningService(self.home / "service", certs=certs_with_crl(self.home / "certs"))
         self.addCleanup(service.stop)
         return service.start()

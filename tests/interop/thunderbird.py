@@ -145,7 +145,7 @@ class Thunderbird:
         before = self._noted()
         while time.monotonic() < limit:
             for line in self._case.service.log[since:]:
-                # It notes which messages it has seen when its session is over, if they are others than before.
+                # It notes which messages it has seen when its session is over, unless there was nothing new.
                 if (found := end.search(line)) and (found[1].startswith("0 ") or self._noted() != before):
                     return found[1]
             try:
@@ -156,10 +156,10 @@ class Thunderbird:
         said = Path(self._case.home, "thunderbird.log").read_text("utf-8", "replace")
         raise AssertionError(f"Thunderbird did not fetch; it said: {said[-2000:]}")
 
-    def _noted(self) -> bytes:
-        """Which messages it has seen."""
+    def _noted(self) -> int:
+        """When it noted which messages it has seen; 0 for never."""
         noted = self._mail / "popstate.dat"
-        return noted.read_bytes() if noted.exists() else b""
+        return noted.stat().st_mtime_ns if noted.exists() else 0
 
     def inbox(self) -> bytes:
         """What it has stored: an mbox."""

@@ -1,1 +1,1 @@
-"""The whole service under load, killed, started wrongly, and as a daemon."""
+"""The whole service under load, killed, started wrongly, and as a daemon; commands as processes of their own."""

@@ -1,0 +1,418 @@
+"""`mailsvc probe`: what it reports and concludes, and the command itself against servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet import reactor as installed
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from mailsvc.certkit.keys import encode_key
+from mailsvc.cli.probe import Plan, _place, _spoken, probed
+from mailsvc.cli.probe_self import MOST_NAMES, Tried, all_tried, status_of, worth
+from mailsvc.config import Configuration
+from mailsvc.config.settings import Listen
+from mailsvc.mtasts.record import PolicyMode, StsPolicy
+from mailsvc.probe.conclusion import Published, conclude
+from mailsvc.probe.observation import Observation, Outcome, Spoken, Stop, Talk, Target
+from mailsvc.probe.report import Report, as_json, lines
+from mailsvc.probe.session import Limits
+from mailsvc.relay.demands import DaneFacts, StsFacts
+from mailsvc.resolver import Answer, MailHost
+from mailsvc.storage.opening import offline
+from mailsvc.storage.tls_policies import note_shown
+from mailsvc.tls.chain import finding
+from mailsvc.tls.credential import make_credential
+from mailsvc.tls.dane import TLSARecord
+from mailsvc.tls.levels import Level
+from mailsvc.tls.memory import Demand
+from mailsvc.tls.observation import ServerIdentity
+from mailsvc.tls.recheck import spki_digest
+from mailsvc.tls.roots import NoRoots, Trust
+from mailsvc.tls.table import make_table
+from tests.bad_certificates import HOST, make, root, san
+from tests.hostile import good, trust
+from tests.running import ROOT, python_environment
+from tests.tls_pair import PlainServer
+
+reactor: Any = installed
+TARGET = Target(HOST, 25, Talk.SMTP, False, HOST)
+IDENTITY = ServerIdentity(
+    HOST,
+    Level.ENCRYPTED,
+    Level.NAME,
+    "TLSv1.3",
+    "TLS_AES_256_GCM_SHA384",
+    256,
+    "x25519",
+    (),
+    (),
+    (),
+    (),
+    False,
+    None,
+    False,
+)
+SEEN = Observation(TARGET, "192.0.2.1", (Spoken("S", "220 hi"),), ("STARTTLS",), ("SIZE 1",), IDENTITY)
+PLAIN = Observation(TARGET, "192.0.2.1", stop=Stop(Outcome.NO_TLS, "the server does not offer STARTTLS"))
+USABLE = DaneFacts("_25._tcp.mail.example.org", (TLSARecord(3, 1, 1, b"x" * 32),))
+ENFORCE = StsFacts("example.org", "1", StsPolicy(PolicyMode.ENFORCE, (HOST,), 86400))
+
+
+class Conclusions(SynchronousTestCase):
+    """What it is worth, and what our relay would do."""
+
+    def test_outcomes_have_their_own_status(self) -> None:
+        """0 is good, 1 and 2 are the command's own; every other is told apart."""
+        statuses = [each.value for each in Outcome]
+        self.assertEqual(statuses, [0, 3, 4, 5, 6, 7])
+
+    def test_verified(self) -> None:
+        """A verified name is what a strict client wants, DANE as well."""
+        for level in (Level.NAME, Level.DANE):
+            found = conclude(replace(SEEN, identity=replace(IDENTITY, level=level)), Published())
+            self.assertEqual((found.outcome, found.delivers), (Outcome.VERIFIED, True))
+
+    def test_less_than_a_name(self) -> None:
+        """Encryption alone is delivered over, and not verified."""
+        for level in (Level.ENCRYPTED, Level.CHAIN):
+            found = conclude(replace(SEEN, identity=replace(IDENTITY, level=level)), Published())
+            self.assertEqual((found.outcome, found.delivers), (Outcome.UNVERIFIED, True))
+            self.assertIn("a strict client refuses", found.sentence)
+
+    def test_less_than_is_demanded(self) -> None:
+        """A name is not enough where TLSA records are published, and then the outcome is no success."""
+        found = conclude(SEEN, Published("example.org", USABLE))
+        self.assertEqual((found.outcome, found.delivers), (Outcome.UNVERIFIED, False))
+        self.assertIn("try again later", found.relay)
+        self.assertIn("TLSA records are published", found.relay)
+
+    def test_in_clear(self) -> None:
+        """Without TLS mail goes only where nobody has promised TLS: a stripped STARTTLS meets what is known."""
+        self.assertTrue(conclude(PLAIN, Published()).delivers)
+        for published in (
+            Published("example.org", USABLE),
+            Published("example.org", sts=ENFORCE),
+            Published("example.org", memory=Demand(Level.ENCRYPTED, "it was encrypted before")),
+        ):
+            found = conclude(PLAIN, published)
+            self.assertEqual((found.outcome, found.delivers), (Outcome.NO_TLS, False))
+
+    def test_obstacles(self) -> None:
+        """A policy that does not name the host, a question without an answer: not here, not now."""
+        elsewhere = StsFacts("example.org", "1", StsPolicy(PolicyMode.ENFORCE, ("x.example.net",), 1))
+        self.assertFalse(conclude(SEEN, Published("example.org", sts=elsewhere)).delivers)
+        self.assertFalse(conclude(SEEN, Published("example.org", DaneFacts(obstacle="SERVFAIL"))).delivers)
+
+    def test_broken_is_never_used(self) -> None:
+        """Where an attack shows nothing is delivered, not even in clear."""
+        for kind in (Outcome.BROKEN, Outcome.UNREACHED):
+            self.assertFalse(conclude(replace(PLAIN, stop=Stop(kind, "x")), Published()).delivers)
+
+    def test_mail_programs_have_no_relay(self) -> None:
+        """For POP3 and IMAP nothing is said of delivery."""
+        found = conclude(replace(SEEN, target=replace(TARGET, talk=Talk.POP3)), Published("example.org", USABLE))
+        self.assertEqual((found.outcome, found.delivers, found.relay), (Outcome.VERIFIED, None, ""))
+
+
+class Reports(SynchronousTestCase):
+    """The same facts in two forms."""
+
+    def report(self, seen: Observation, published: Published | None = None) -> Report:
+        published = published or Published("example.org", USABLE, ENFORCE)
+        return Report(seen, published, conclude(seen, published), datetime.now(UTC), True)
+
+    def test_everything_is_told(self) -> None:
+        """Dialogue, channel, certificates, findings, what is published, the verdict."""
+        bad = replace(
+            IDENTITY,
+            sent=(good().certificate, root().certificate),
+            chain=(good().certificate,),
+            chain_findings=(finding("expired", 0, "it has expired"),),
+        )
+        seen = replace(SEEN, identity=bad, remarks=("something odd",), wants=("CN=ca",))
+        text = "\n".join(lines(self.report(seen), show_pem=True))
+        for words in (
+            "S 220 hi",
+            "TLSv1.3",
+            "x25519",
+            spki_digest(good().certificate),
+            "-----BEGIN CERTIFICATE-----",
+            "it has expired",
+            "something odd",
+            "a client certificate of CN=ca",
+            "_25._tcp.mail.example.org: 3 1 1",
+            "example.org says enforce for mail.example.org, which names",
+            "a second handshake took the session up",
+            "our relay:",
+        ):
+            self.assertIn(words, text)
+        told: Any = json.loads(json.dumps(as_json(self.report(seen))))
+        self.assertEqual(told["tls"]["findings"], [{"kind": "expired", "depth": 0, "text": "it has expired"}])
+        self.assertEqual((told["status"], told["mta_sts"]["mode"], told["relay"]["demands"]), (3, "enforce", "dane"))
+        self.assertTrue(told["tls"]["certificates"][0]["pem"].startswith("-----BEGIN"))
+
+    def test_without_tls(self) -> None:
+        """What was not seen is not invented."""
+        text = "\n".join(lines(self.report(PLAIN)))
+        self.assertNotIn("Channel", text)
+        self.assertIn("does not offer STARTTLS", text)
+        self.assertIsNone(as_json(self.report(PLAIN))["tls"])
+
+
+class Arguments(SynchronousTestCase):
+    """HOST[:PORT] and what is spoken there."""
+
+    def test_places(self) -> None:
+        """Names, addresses, and what is neither."""
+        for text, place in {
+            "Mail.Example.org": ("mail.example.org", None),
+            "mail.example.org:587": ("mail.example.org", 587),
+            "192.0.2.1:25": ("192.0.2.1", 25),
+            "2001:db8::1": ("2001:db8::1", None),
+            "[2001:db8::1]:465": ("2001:db8::1", 465),
+            "bücher.example": ("xn--bcher-kva.example", None),
+        }.items():
+            self.assertEqual(_place(text), place)
+        for text in ("a b", "x:0", "x:65536", "x:y", "*.example.org", "", "-x"):
+            self.assertRaises(click.UsageError, _place, text)
+
+    def test_ports(self) -> None:
+        """The well-known ports say what is spoken; --starttls says otherwise; elsewhere TLS is begun at once."""
+        self.assertEqual(_spoken(None, None), (Talk.SMTP, False))
+        self.assertEqual(_spoken(465, None), (Talk.SMTP, True))
+        self.assertEqual(_spoken(995, None), (Talk.POP3, True))
+        self.assertEqual(_spoken(143, None), (Talk.IMAP, False))
+        self.assertEqual(_spoken(8443, None), (Talk.NOTHING, True))
+        self.assertEqual(_spoken(8443, "lmtp"), (Talk.LMTP, False))
+
+    def test_a_listener_that_demands_client_certificates(self) -> None:
+        """Its own certificate was verified before ours was missed, and that was the question; no other end passes."""
+        missed = Stop(Outcome.HANDSHAKE, "give one (tlsv13 alert certificate required)")
+        self.assertIs(worth(replace(SEEN, stop=missed))[0], Outcome.VERIFIED)
+        self.assertIs(worth(replace(SEEN, stop=Stop(Outcome.UNREACHED, "closed")))[0], Outcome.UNREACHED)
+        self.assertIs(worth(replace(SEEN, identity=None, stop=missed))[0], Outcome.HANDSHAKE)
+
+    def test_status_of_self(self) -> None:
+        """The worst counts, and nothing tried is no success."""
+        good_one = Tried("smtp", "x", "y", Outcome.VERIFIED, "")
+        note = Tried("smtp", "x", "", None, "")
+        self.assertEqual(status_of([good_one, note]), 0)
+        self.assertEqual(status_of([good_one, Tried("smtp", "x", "y", Outcome.NO_TLS, "")]), 4)
+        self.assertEqual(status_of([note]), 7)
+
+
+@cache
+def _server() -> PlainServer:
+    """One for all connections: a session is resumed only by the context that it is from."""
+    return PlainServer((good().certificate, root().certificate), good().key)
+
+
+class _Mail(Protocol):
+    """An SMTP server with STARTTLS that is in order; ``script`` changes single answers."""
+
+    answers = {b"EHLO": b"250-x\r\n250 STARTTLS\r\n", b"STARTTLS": b"220 go\r\n", b"QUIT": b"221 bye\r\n"}
+
+    def __init__(self, changed: dict[bytes, bytes]) -> None:
+        self._answers = {b"": b"220 hi\r\n", **self.answers, **changed}
+        self._heard = b""
+
+    def connectionMade(self) -> None:
+        self._write(b"")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard += data
+        while b"\r\n" in self._heard:
+            line, _, self._heard = self._heard.partition(b"\r\n")
+            self._write(line.partition(b" ")[0])
+
+    def _write(self, verb: bytes) -> None:
+        transport: Any = self.transport
+        answer = self._answers.get(verb, b"500 what\r\n")
+        transport.write(answer)
+        if verb == b"STARTTLS" and answer == b"220 go\r\n":
+            transport.startTLS(_server())
+            self._answers[b"EHLO"] = b"250 x\r\n"
+        elif verb == b"QUIT" or not answer:
+            transport.loseConnection()
+
+
+class NoNames:
+    """A resolver that knows one host."""
+
+    doubt = ""
+
+    def __init__(self, tlsa: Sequence[TLSARecord] = ()) -> None:
+        self._tlsa = tuple(tlsa)
+
+    async def addresses(self, name: str) -> Answer[str]:
+        return Answer(("192.0.2.1",), True, "", name)
+
+    async def mail_hosts(self, domain: str) -> Answer[MailHost]:
+        return Answer((MailHost(10, HOST),) if domain == "example.org" else (), True)
+
+    async def texts(self, name: str) -> Answer[str]:
+        return Answer((), True)
+
+    async def tlsa(self, name: str) -> Answer[TLSARecord]:
+        return Answer(self._tlsa, True)
+
+
+class Sockets(TestCase):
+    """Through real sockets on loopback."""
+
+    def serve(self, **changed: bytes) -> int:
+        answers = {verb.upper().encode("ascii"): answer for verb, answer in changed.items()}
+        factory = Factory()
+        factory.buildProtocol = lambda addr: _Mail(answers)  # type: ignore[method-assign]
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        number: int = port.getHost().port
+        return number
+
+    def plan(self, port: int, **more: Any) -> Plan:
+        target = Target("127.0.0.1", port, Talk.SMTP, False, HOST)
+        return Plan(target, more.pop("trust", trust()), limits=Limits(), **more)
+
+    async def test_all_of_it(self) -> None:
+        """Connection, STARTTLS, what is published; and a second handshake that is a resumed one."""
+        report = await probed(self.plan(self.serve(), resume=True), reactor, NoNames())
+        self.assertIs(report.conclusion.outcome, Outcome.VERIFIED)
+        self.assertEqual((report.seen.peer, report.published.domain), ("127.0.0.1", "example.org"))
+        self.assertIn("no TLSA records", report.published.dane.remark)
+        self.assertIn("has no MTA-STS", report.published.sts.remark)
+        self.assertTrue(report.resumed)
+
+    async def test_dane(self) -> None:
+        """A TLSA record that matches verifies a server that no CA vouches for; one that does not refuses it."""
+        record = TLSARecord(3, 1, 1, bytes.fromhex(spki_digest(good().certificate)))
+        port = self.serve()
+        nobody = Trust(NoRoots())
+        report = await probed(self.plan(port, trust=nobody), reactor, NoNames([record]))
+        self.assertEqual((report.conclusion.outcome, report.conclusion.level), (Outcome.VERIFIED, Level.DANE))
+        self.assertIn("matches", "\n".join(lines(report)))
+        wrong = NoNames([TLSARecord(3, 1, 1, b"x" * 32)])
+        report = await probed(self.plan(port), reactor, wrong)
+        self.assertEqual((report.conclusion.outcome, report.conclusion.delivers), (Outcome.UNVERIFIED, False))
+        self.assertIn("none of them matches", "\n".join(lines(report)))
+
+    async def test_memory(self) -> None:
+        """What is remembered of the domain is asked for, and decides about a server that has lost its TLS."""
+        asked: list[str] = []
+
+        def remembered(domain: str) -> Demand:
+            asked.append(domain)
+            return Demand(Level.NAME, "it was verified before")
+
+        report = await probed(self.plan(self.serve(ehlo=b"250 x\r\n")), reactor, NoNames(), remembered)
+        self.assertEqual(asked, ["example.org"])
+        self.assertEqual((report.conclusion.outcome, report.conclusion.delivers), (Outcome.NO_TLS, False))
+
+    async def command(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
+        """Status and both streams of the real command."""
+        out, err, status = await getProcessOutputAndValue(
+            sys.executable, ["-m", "mailsvc", *arguments], python_environment(ROOT), folder or str(ROOT)
+        )
+        return status, out.decode(), err.decode()
+
+    async def test_the_command(self) -> None:
+        """Its output, and a status for each outcome."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        ca = folder / "ca.pem"
+        ca.write_bytes(root().certificate.public_bytes(Encoding.PEM))
+        database = str(folder / "mail.sqlite3")
+        with offline(database, create=True) as txn:
+            note_shown(txn, "out", "example.org", "", Level.NAME, datetime.now(UTC).timestamp(), 86400.0)
+        common = ("--database", database, "probe", "--timeout", "10", "--from", "client.example.net")
+        smtp = ("--starttls", "smtp", "--servername", "localhost", "--domain", "example.org", "--ca", str(ca))
+
+        async def tried(port: int, *more: str) -> tuple[int, str]:
+            status, out, err = await self.command(*common, f"localhost:{port}", *smtp, *more)
+            self.assertEqual(err, "")
+            return status, out
+
+        status, out = await tried(self.serve())
+        self.assertEqual(status, Outcome.UNVERIFIED.value, out)
+        self.assertIn("not for localhost", out)
+        self.assertIn("it was encrypted, server name verified before", out)
+        status, out = await tried(self.serve(starttls=b"454 4.7.0 later\r\n"), "--json")
+        told = json.loads(out)
+        self.assertEqual((status, told["outcome"], told["relay"]["would_deliver"]), (4, "no_tls", False))
+        status, out = await tried(self.serve(starttls=b"220 go\r\n250 injected\r\n"))
+        self.assertEqual(status, 6, out)
+
+    async def test_the_command_used_wrong(self) -> None:
+        """Wrong usage is 2, files that are not there are 1 with a sentence."""
+        for arguments, expected, words in (
+            ((), 2, "give HOST[:PORT], or --self"),
+            (("x:y",), 2, "no port"),
+            (("x", "--key", "k"), 2, "--key goes with --cert"),
+            (("x", "--self"), 2, "--self finds out"),
+            (("127.0.0.1:1", "--ca", "missing.pem"), 1, "missing.pem"),
+        ):
+            status, out, err = await self.command("probe", *arguments)
+            self.assertEqual(status, expected, out + err)
+            self.assertIn(words, err)
+            self.assertNotIn("Traceback", err)
+
+    def test_interrupted(self) -> None:
+        """A signal ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(30)
+            place = f"127.0.0.1:{listener.getsockname()[1]}"
+            command = [sys.executable, "-m", "mailsvc", "probe", place, "--starttls", "smtp", "--from", "a.example"]
+            with subprocess.Popen(
+                command, env=python_environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as process:
+                connection, _ = listener.accept()
+                process.send_signal(signal.SIGTERM)
+                out, err = process.communicate(timeout=30)
+                connection.close()
+        self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
+
+    async def test_self_says_what_it_leaves_out(self) -> None:
+        """Of a certificate with very many names some are not tried, and that is told."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        off = dict.fromkeys(("submission", "submissions", "pop3", "pop3s"), ())
+        listen = Listen(smtp=(f"tcp:{port}:interface=127.0.0.1",), **off)
+        configuration = replace(Configuration(), listen=listen)
+        names = [f"n{number}.example.org" for number in range(MOST_NAMES + 3)]
+        many = make(root(), "x", names=san(*names))
+        table = make_table([make_credential("many", (many.certificate,), many.key)], names[0])
+        note, refused = await all_tried(configuration, table, Limits(), reactor)
+        self.assertIsNone(note.outcome)
+        self.assertIn("3 further names were not tried", note.text)
+        self.assertIs(refused.outcome, Outcome.UNREACHED)
+
+    async def test_a_client_certificate_is_shown(self) -> None:
+        """--cert and --key are read and shown; a pair that does not fit is refused with a sentence."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir(mode=0o700)
+        (folder / "c.pem").write_bytes(good().certificate.public_bytes(Encoding.PEM))
+        for name, key in (("good.key", good().key), ("other.key", root().key)):
+            with open(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(encode_key(key))
+        cert = ("--cert", str(folder / "c.pem"))
+        place = (f"127.0.0.1:{self.serve()}", "--starttls", "smtp", "--from", "client.example.net")
+        status, out, err = await self.command("probe", *place, *cert, "--key", str(folder / "good.key"))
+        self.assertEqual((status, err), (3, ""), out)
+        status, out, err = await self.command("probe", *place, *cert, "--key", str(folder / "other.key"))
+        self.assertEqual(status, 1)
+        self.assertIn("does not fit", err)
