@@ -353,8 +353,9 @@ def _addresses(to: Addresses) -> tuple[Address, ...]:
 def _pieces(message: Any) -> Iterable[bytes]:
     match message:
         case Message():
-            policy = SMTP if all(str(value).isascii() for value in message.values()) else SMTPUTF8
-            return _flat(message, policy)
+            # A subject and a name have a form in ASCII (RFC 2047); an address beyond it has none.
+            mailboxes = [each for value in message.values() for each in getattr(value, "addresses", ())]
+            return _flat(message, SMTP if all(each.addr_spec.isascii() for each in mailboxes) else SMTPUTF8)
         case str():
             return [message.encode("utf-8", "surrogateescape")]
         case bytes() | bytearray() | memoryview():

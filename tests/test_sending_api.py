@@ -1,0 +1,245 @@
+"""`mailsvc.send` in whole conversations: in memory, and on real sockets under both kinds of reactor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from email.message import EmailMessage
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import mailsvc
+from mailsvc.errors import MailsvcError
+from mailsvc.mail.address import AddressError
+from mailsvc.relay.url import RelayError
+from mailsvc.sending.header import MessageError
+from mailsvc.tls.levels import Level
+from tests.fake_dns import NOBODY, FakeResolver
+from tests.fake_mail import Network, Script
+from tests.running import ROOT, python_environment
+
+CLEAR = Script(starttls=False)
+TEXT = b"From: alice@example.net\nTo: bob@example.org\nBcc: eve@example.org\nSubject: hi\n\nhello\n"
+
+
+def sent(network: Network, message: Any = TEXT, to: Any = None, **more: Any) -> mailsvc.Sent:
+    """What `mailsvc.send` gives on this network, by way of a relay that is an address unless it is said otherwise."""
+    more.setdefault("via", "smtp://192.0.2.1")
+    more.setdefault("hostname", "us.example.net")
+    found: mailsvc.Sent = network.run(mailsvc.send(message, to, reactor=network, **more))
+    return found
+
+
+class Relays(SynchronousTestCase):
+    def network(self, script: Script = CLEAR) -> Network:
+        return Network({("192.0.2.1", 25): script})
+
+    def test_taken(self) -> None:
+        """The recipients of the header get it, Bcc included and gone; what was missing is there."""
+        network = self.network()
+        found = sent(network)
+        self.assertEqual(found.delivered, ("bob@example.org", "eve@example.org"))
+        found.check()
+        [taken] = network.taken
+        self.assertEqual(
+            (taken.sender, taken.recipients), ("alice@example.net", ["bob@example.org", "eve@example.org"])
+        )
+        self.assertNotIn(b"Bcc", taken.content)
+        self.assertIn(f"Message-ID: {found.message_id}\r\n".encode(), taken.content)
+        self.assertIn(b"\r\nDate: ", taken.content)
+        self.assertTrue(taken.content.endswith(b"\r\n\r\nhello\r\n"))
+
+    def test_kinds_of_messages(self) -> None:
+        """Octets, text, a file in binary mode, an `email` message; one in text mode is refused with a sentence."""
+        made = EmailMessage()
+        made["From"], made["To"], made["Subject"] = "alice@example.net", "bob@example.org", "Grüße"
+        made.set_content("hällo\n")
+        for message in (TEXT, TEXT.decode(), BytesIO(TEXT), made):
+            network = self.network()
+            self.assertIn("bob@example.org", sent(network, message).delivered)
+            self.assertNotIn(b"\n", network.taken[0].content.replace(b"\r\n", b""))
+        for wrong in (StringIO("x"), 7, b""):
+            self.assertRaises(MessageError, sent, self.network(), wrong)
+
+    def test_outcomes(self) -> None:
+        """What a server says is no exception; `check` makes it one, with everybody in it."""
+        answers = {"RCPT TO:<b@example.org>": b"450 4.2.0 later\r\n", "RCPT TO:<c@example.org>": b"550 5.1.1 no\r\n"}
+        to = ["a@example.org", "b@example.org", "c@example.org"]
+        found = sent(self.network(Script(starttls=False, answers=answers)), to=to)
+        self.assertEqual((found.delivered, found.deferred, found.failed), (*[(each,) for each in to],))
+        error = self.assertRaises(mailsvc.NotDelivered, found.check)
+        self.assertIn("c@example.org: 192.0.2.1 answered RCPT TO with 550 5.1.1 no", str(error))
+        self.assertFalse(error.temporary)
+        self.assertTrue(self.assertRaises(mailsvc.NotDelivered, sent(Network()).check).temporary)
+
+    def test_mistakes(self) -> None:
+        """What cannot be tried is an exception with a sentence, and nobody is asked."""
+        for kind, more in (
+            (RelayError, {"via": "gopher://x"}),
+            (AddressError, {"to": "nobody"}),
+            (AddressError, {"sender": "nobody"}),
+            (MessageError, {"to": []}),
+            (MessageError, {"notify": ["sometimes"]}),
+            (MessageError, {"ret": "all"}),
+            (MailsvcError, {"login": ("me", "secret")}),
+            (MessageError, {"limit": 20}),
+        ):
+            network = self.network()
+            error = self.assertRaises(kind, sent, network, **more)
+            self.assertNotIn("secret", str(error))
+            self.assertEqual(network.asked, [])
+
+    def test_envelope(self) -> None:
+        """The null sender, DSN and the dialogue's listener."""
+        network = self.network(Script(starttls=False, keywords=("DSN",)))
+        heard: list[str] = []
+        more = {"notify": ["success"], "ret": "hdrs", "envid": "x1"}
+        sent(network, sender="", listener=lambda said: heard.append(said.text), **more)
+        self.assertIn("MAIL FROM:<> RET=HDRS ENVID=x1", network.met[0].commands)
+        self.assertIn("RCPT TO:<bob@example.org> NOTIFY=SUCCESS", network.met[0].commands)
+        self.assertIn("MAIL FROM:<> RET=HDRS ENVID=x1", heard)
+
+    def test_demanded(self) -> None:
+        """A URL that demands TLS gives nothing to a server without it."""
+        network = self.network()
+        found = sent(network, via="tls://192.0.2.1")
+        self.assertEqual(found.deferred, ("bob@example.org", "eve@example.org"))
+        self.assertEqual(found.outcomes["bob@example.org"].required, Level.NAME)
+        self.assertEqual(network.taken, [])
+
+
+class ToHosts(SynchronousTestCase):
+    """Directly to the MX hosts."""
+
+    def setUp(self) -> None:
+        self.resolver = FakeResolver(
+            mx={"example.org": [(10, "mx1.example.org"), (20, "mx2.example.org")], "null.example": [(0, "")]},
+            hosts={"mx1.example.org": ["192.0.2.1"], "mx2.example.org": ["192.0.2.2"]},
+        )
+        self.network = Network({("192.0.2.2", 25): Script()})
+
+    def sent(self, to: Any, **more: Any) -> mailsvc.Sent:
+        return sent(self.network, TEXT, to, via=None, resolver=self.resolver, **more)
+
+    def test_the_next_host(self) -> None:
+        """Who cannot be reached is passed over; TLS is used although nobody demands it."""
+        found = self.sent("bob@example.org").outcomes["bob@example.org"]
+        self.assertEqual((found.host, found.level), ("mx2.example.org", Level.ENCRYPTED))
+        self.assertEqual(self.network.asked, [("192.0.2.1", 25), ("192.0.2.2", 25)])
+
+    def test_each_domain_has_its_fate(self) -> None:
+        """One domain takes it, one takes no mail, of one nobody knows."""
+        self.resolver.mx["away.example"] = NOBODY
+        found = self.sent(["bob@example.org", "a@null.example", "b@away.example"])
+        self.assertEqual(found.delivered, ("bob@example.org",))
+        self.assertEqual((found.failed, found.deferred), (("a@null.example",), ("b@away.example",)))
+        self.assertEqual(found.outcomes["a@null.example"].enhanced, "5.1.10")
+
+    def test_policies_hold(self) -> None:
+        """A URL without a host is a demand on MX hosts; REQUIRETLS needs somebody who vouches for the host."""
+        found = sent(self.network, TEXT, "bob@example.org", via="tls://", resolver=self.resolver)
+        self.assertEqual(found.deferred, ("bob@example.org",))
+        found = self.sent("bob@example.org", require_tls=True)
+        self.assertEqual(found.outcomes["bob@example.org"].enhanced, "5.7.30")
+        self.assertEqual(self.network.taken, [])
+
+
+_SINK = """
+import asyncio, sys
+async def serve(reader, writer):
+    writer.write(b"220 sink\\r\\n")
+    while line := await reader.readline():
+        verb = line[:4].upper()
+        if verb == b"DATA":
+            writer.write(b"354 go on\\r\\n")
+            await reader.readuntil(b"\\r\\n.\\r\\n")
+            writer.write(b"250 2.0.0 Ok: queued as SINK1\\r\\n")
+        else:
+            writer.write(b"221 bye\\r\\n" if verb == b"QUIT" else b"250 ok\\r\\n")
+        if verb == b"QUIT":
+            break
+    writer.close()
+"""
+
+_ASYNCIO = (
+    _SINK
+    + """
+from twisted.internet import asyncioreactor
+async def main():
+    asyncioreactor.install(asyncio.get_running_loop())
+    import mailsvc
+    from twisted.internet import reactor
+    reactor.startRunning(installSignalHandlers=False)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    found = await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via=f"smtp://127.0.0.1:{port}")
+    print(found.outcomes["bob@example.org"].text)
+asyncio.run(main())
+"""
+)
+
+_TWISTED = """
+import sys
+from twisted.internet.protocol import Factory
+from twisted.internet.task import react
+from twisted.internet.defer import ensureDeferred
+from twisted.protocols.basic import LineReceiver
+import mailsvc
+
+class Sink(LineReceiver):
+    data = False
+    def connectionMade(self):
+        self.sendLine(b"220 sink")
+    def lineReceived(self, line):
+        if self.data:
+            if line == b".":
+                self.data = False
+                self.sendLine(b"250 2.0.0 Ok: queued as SINK1")
+        elif line == b"DATA":
+            self.data = True
+            self.sendLine(b"354 go on")
+        else:
+            self.sendLine(b"250 ok")
+            if line == b"QUIT":
+                self.transport.loseConnection()
+
+async def main(reactor):
+    port = reactor.listenTCP(0, Factory.forProtocol(Sink), interface="127.0.0.1")
+    via = f"smtp://localhost:{port.getHost().port}"
+    found = await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via=via)
+    print(found.outcomes["bob@example.org"].text)
+
+react(lambda reactor: ensureDeferred(main(reactor)))
+"""
+
+
+class Reactors(SynchronousTestCase):
+    """A process each: a reactor can be installed once."""
+
+    def said(self, program: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=python_environment(ROOT),
+            capture_output=True,
+            timeout=60,
+            cwd=Path(self.mktemp()).parent,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return done.stdout.decode().strip()
+
+    def test_asyncio(self) -> None:
+        """An asyncio task awaits it, on Twisted's asyncio reactor."""
+        self.assertEqual(self.said(_ASYNCIO), "127.0.0.1 answered the message with 250 2.0.0 Ok: queued as SINK1")
+
+    def test_twisted(self) -> None:
+        """A Twisted coroutine awaits it, on the usual reactor."""
+        self.assertEqual(self.said(_TWISTED), "localhost answered the message with 250 2.0.0 Ok: queued as SINK1")
+
+    def test_public(self) -> None:
+        """What is public is what the stub says, and nothing else is made up."""
+        self.assertIs(mailsvc.send, mailsvc.sending.api.send)  # type: ignore[attr-defined]
+        self.assertRaises(AttributeError, lambda: mailsvc.nothing)  # type: ignore[attr-defined]
