@@ -12,7 +12,7 @@ no login, so the listener has to be a loopback address or a UNIX socket; `mailsv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -27,6 +27,7 @@ from mailsvc.certkit.inspect import printable
 from mailsvc.tls import expiry
 from mailsvc.tls.gate import Refusal
 from mailsvc.tls.table import CredentialTable
+from mailsvc.wire.web import quiet_site
 
 REQUEST_SECONDS = 30.0
 
@@ -104,25 +105,7 @@ def site(numbers: Numbers, clock: IReactorTime) -> Site:
     """The HTTP server: GET /metrics and nothing else."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(numbers)
-    made = Site(_Metrics(registry), requestFactory=_Request, reactor=clock, timeout=int(REQUEST_SECONDS))
-    # One line in our log for each question of a monitoring system says nothing to anybody.
-    made.log = lambda request: None  # type: ignore[method-assign]
-    made.displayTracebacks = False
-    return made
-
-
-class _Request(Request):
-    """One that has no body: Twisted would put any amount of it into a file."""
-
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0)
-        if length != 0:
-            self.channel.forceAbortClient()
-
-    def write(self, data: Any) -> None:
-        # Whoever looks need not know what made this.
-        self.responseHeaders.removeHeader(b"server")
-        super().write(data)
+    return quiet_site(_Metrics(registry), clock, REQUEST_SECONDS)
 
 
 class _Metrics(Resource):

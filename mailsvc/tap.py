@@ -87,6 +87,7 @@ class Options(usage.Options):
     opt_pop3 = _listener("pop3")
     opt_pop3s = _listener("pop3s")
     opt_metrics = _listener("metrics")
+    opt_recipients = _listener("recipients")
 
     def __init__(self) -> None:
         self.endpoints: dict[str, list[str]] = {}

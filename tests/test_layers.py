@@ -40,7 +40,9 @@ LEVELS: dict[int, str] = {
         mailsvc.sending.header mailsvc.sending.letter mailsvc.sending.compose mailsvc.sending.target
         mailsvc.sending.verdict mailsvc.sending.local mailsvc.sending.arguments
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
+        mailsvc.backup mailsvc.backup.forms mailsvc.backup.listing mailsvc.backup.place
         mailsvc.relay.weighing mailsvc.tlsrpt mailsvc.tlsrpt.record mailsvc.tlsrpt.report
+        mailsvc.tlsrpt.mail
         mailsvc.tls.expiry
         mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
@@ -62,7 +64,7 @@ LEVELS: dict[int, str] = {
         mailsvc.storage.batch mailsvc.storage.accounts mailsvc.storage.mailboxes mailsvc.storage.events
         mailsvc.storage.stories mailsvc.maillog
         mailsvc.storage.aliases mailsvc.storage.rules mailsvc.storage.tls_policies mailsvc.storage.fullness
-        mailsvc.storage.surrogates
+        mailsvc.storage.surrogates mailsvc.storage.backups mailsvc.storage.offers
         mailsvc.storage.imports mailsvc.storage.exports
         mailsvc.storage.outbound mailsvc.storage.outbound_admin mailsvc.storage.reports
         mailsvc.storage.sts_policies mailsvc.storage.tls_reports
@@ -81,6 +83,7 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
         mailsvc.relay.destinations
+        mailsvc.wire.https mailsvc.wire.web mailsvc.backup.keys mailsvc.backup.judging
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
         mailsvc.relay.bounces
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
@@ -95,7 +98,9 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
         mailsvc.relay.attempt mailsvc.relay.telling
+        mailsvc.tlsrpt.counting mailsvc.tlsrpt.sending
         mailsvc.pop3.mailbox mailsvc.pop3.server
+        mailsvc.backup.fetching mailsvc.backup.keeping mailsvc.backup.offering
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch mailsvc.mtasts.cache
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting

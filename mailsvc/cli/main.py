@@ -28,6 +28,7 @@ from mailsvc.surroundings import surroundings
 
 COMMANDS = {
     "alias": "Addresses that lead elsewhere.",
+    "backup": "Domains of other servers that this one is a backup MX for.",
     "certs": "Make, check and show certificates.",
     "config": "Check and describe the configuration.",
     "demo": "See mail taken in and fetched again, on temporary ports.",

@@ -80,6 +80,14 @@ class Listen:
         root=(),
         option=True,
     )
+    recipients: tuple[str, ...] = _setting(
+        (),
+        Endpoints(),
+        "Where our backup MX servers fetch who gets mail here (HTTPS, client certificates; `mailsvc backup offer`),"
+        ' for example "tcp:8443"; "" turns it off.',
+        root=(),
+        option=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +394,9 @@ class Relaying:
         Whole("recipients", 0, 10**9),
         "To how many recipients elsewhere an account may write on one day (UTC); 0 is no limit.",
     )
+    tls_reports: bool = _setting(
+        True, Switch(), "Whether domains that ask for it hear each day how TLS with their servers went (RFC 8460)."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +438,15 @@ class Sendmail:
     )
     domain: str = _setting(
         "", OptionalPlace(), 'What is put behind a name without a domain ("root"); "" is the name of this host.'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BackupMX:
+    """Domains of other servers that we are a backup for (`mailsvc backup`)."""
+
+    fetch_seconds: float = _setting(
+        300.0, Seconds(1, _DAY), "How often the list of recipients is fetched from a primary, or looked at in a file."
     )
 
 
@@ -485,6 +505,7 @@ class Configuration:
     client_certificates: ClientCertificates = field(default_factory=ClientCertificates)
     relay: Relaying = field(default_factory=Relaying)
     queue: Queueing = field(default_factory=Queueing)
+    backup: BackupMX = field(default_factory=BackupMX)
     sendmail: Sendmail = field(default_factory=Sendmail)
 
 
@@ -539,6 +560,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
     "relay": Relaying,
     "queue": Queueing,
+    "backup": BackupMX,
     "sendmail": Sendmail,
 }
 

@@ -1,13 +1,14 @@
 """The `Directory` of the SMTP server: the resolver on the database, in one read transaction for each recipient.
 
 What the resolver does not know is added here: who asks (to domains that are not ours only users and machines of ours
-may write; RFC 5321 section 7.9), and how large the message will be.
+may write; RFC 5321 section 7.9), whose backup we are, and how large the message will be.
 """
 
 from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailsvc.backup.judging import BackupRecipients
 from mailsvc.directory import quota
 from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.mail.address import Address
@@ -17,13 +18,32 @@ from mailsvc.storage.store import Reader
 
 
 class TableDirectory:
+<<<<<<< ours
     """Fits `mailsvc.smtp.seams.Directory`.  ``programs``: whether mail may be given to programs."""
 
     def __init__(self, store: Reader, clock: IReactorTime, hostname: str, *, programs: bool) -> None:
+=======
+    """Fits `mailsvc.smtp.seams.Directory`.
+
+    ``programs``: whether mail may be given to programs.  ``backups``: knows the recipients of other servers' domains
+    that we are a backup for; without it there are none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: IReactorTime,
+        hostname: str,
+        *,
+        programs: bool,
+        backups: BackupRecipients | None = None,
+    ) -> None:
+>>>>>>> theirs
         self._store = store
         self._clock = clock
         self._hostname = hostname
         self._programs = programs
+        self._backups = backups
 
     async def resolve(self, address: Address, client: Client, size: int = 0) -> Destination:
         """See `mailsvc.smtp.seams.Directory`."""
@@ -33,6 +53,10 @@ class TableDirectory:
         refusal = found.refusal or quota.refusal(found, size)
         if refusal is NOT_OURS and client.is_ours:
             return Destination(remotes=(address,))
+        if refusal is NOT_OURS and self._backups is not None:
+            refusal = await self._backups.refusal(address, NOT_OURS)
+            if refusal is None:
+                return Destination(remotes=(address,))
         if refusal is not None:
             return Destination(refusal=refusal)
         return Destination(

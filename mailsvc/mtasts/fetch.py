@@ -11,9 +11,9 @@ seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+<<<<<<< ours
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
@@ -30,15 +30,20 @@ from zope.interface import implementer
 
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.channel import safe_text
+=======
+>>>>>>> theirs
 from mailsvc.mtasts.record import POLICY_LIMIT, PolicyError, StsPolicy, parse_policy, record_id
 from mailsvc.relay.demands import StsFacts
 from mailsvc.resolver import Resolver, Unanswered
 from mailsvc.tls.client import ClientTLS
-from mailsvc.tls.verify import HandshakeRefused
+from mailsvc.wire.https import Connect, FetchFailed, get
+
+__all__ = ["SECONDS", "Connect", "FetchFailed", "fetch_policy", "sts_facts"]
 
 SECONDS = 60.0
 """How long a fetch may take in all (section 3.3)."""
 
+<<<<<<< ours
 _WHOLE_LIMIT = 4 * POLICY_LIMIT
 """Octets of a whole answer, with its header and what HTTP puts around the policy."""
 
@@ -54,6 +59,8 @@ def by_name(reactor: Any) -> Connect:
     """Connects to where the host's name leads."""
     return lambda host, port: HostnameEndpoint(reactor, host.encode("ascii"), port)
 
+=======
+>>>>>>> theirs
 
 async def sts_facts(
     domain: str,
@@ -89,15 +96,12 @@ async def fetch_policy(
 ) -> StsPolicy:
     """The policy of ``domain`` from its web server.  Raises `FetchFailed`."""
     url = f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
-    agent = Agent.usingEndpointFactory(reactor, _Endpoints(tls, connect or by_name(reactor)))
-    fetching = Deferred.fromCoroutine(_body(agent, url))
-    fetching.addTimeout(seconds, reactor, onTimeoutCancel=lambda _, given: _too_slow(given))
+    answer = await get(url, tls, reactor, kind="text/plain", limit=POLICY_LIMIT, seconds=seconds, connect=connect)
     try:
-        return parse_policy(await fetching)
-    except FetchFailed as why:
-        raise FetchFailed(f"{url}: {why}") from None
+        return parse_policy(answer.body)
     except PolicyError as why:
         raise FetchFailed(f"{url}: {why}") from None
+<<<<<<< ours
     except Exception as error:  # an HTTP client has many ways to fail, all of them the other side's
         raise FetchFailed(f"{url}: {_why(error)}") from error
 
@@ -226,3 +230,5 @@ def _why(error: Exception) -> str:
     if isinstance(error, CancelledError):
         return "the fetch was given up"
     return f"it could not be fetched ({type(error).__name__})"
+=======
+>>>>>>> theirs
