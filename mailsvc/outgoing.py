@@ -26,22 +26,31 @@ from mailsvc.mtasts.cache import StsCache
 from mailsvc.mtasts.fetch import fetch_policy
 from mailsvc.mtasts.record import StsPolicy
 from mailsvc.relay.answers import RememberedAnswers
-from mailsvc.relay.attempt import Deliveries
+from mailsvc.relay.attempt import Deliveries, Tried
 from mailsvc.relay.means import Means, Places
 from mailsvc.relay.mx import Exchangers
 from mailsvc.relay.policies import Policies
 from mailsvc.relay.queue import Queue, QueueRules
 from mailsvc.relay.schedule import Schedule
 from mailsvc.relay.seams import Bounces
+from mailsvc.relay.telling import counted
 from mailsvc.resolver import Resolver, SystemResolver
 from mailsvc.storage.store import Store
 from mailsvc.tls.sealing import sealing_key
+from mailsvc.tlsrpt.counting import SessionCounter
+from mailsvc.tlsrpt.sending import Reporter
+from mailsvc.wire import https
 
 _DAY = 86400.0
 
+_POST_SECONDS = 60.0
+
 
 class Outgoing:
-    """Everything that mail needs on its way out; `queue` is the part that others talk to."""
+    """Everything that mail needs on its way out; `queue` is the part that others talk to.
+
+    `means` makes what servers are checked with, and our own certificates that are shown to them.
+    """
 
     _log = Logger()
 
@@ -56,7 +65,7 @@ class Outgoing:
         resolver: Resolver | None = None,
     ) -> None:
         self._resolver = resolver or SystemResolver(reactor)
-        self._means = Means(
+        self.means = Means(
             store,
             reactor,
             _places(configuration, environ),
@@ -64,19 +73,34 @@ class Outgoing:
         )
         remembered = RememberedAnswers(self._resolver, reactor)
 
+        random = SystemRandom()
+
         async def fetch(domain: str) -> StsPolicy:
-            return await fetch_policy(domain, await self._means.web(), reactor)
+            return await fetch_policy(domain, await self.means.web(), reactor)
 
         self._sts = StsCache(store, reactor, remembered, fetch)
-        random = SystemRandom()
+
+        async def post(url: str, octets: bytes) -> None:
+            tls = await self.means.web()
+            await https.post(url, octets, tls, reactor, kind="application/tlsrpt+gzip", seconds=_POST_SECONDS)
+
+        hostname = configuration.hostname
+        reports = configuration.relay.tls_reports
+        self._counter = SessionCounter(store, reactor, random.random())
+        self._reporter = (
+            Reporter(store, reactor, remembered, post, hostname, new_trace_id, lambda: self.queue.wake())
+            if reports
+            else None
+        )
         self._deliveries = Deliveries(
             store,
             reactor,
-            configuration.hostname,
-            Exchangers(remembered, {configuration.hostname.lower()}, random),
+            hostname,
+            Exchangers(remembered, {hostname.lower()}, random),
             Policies(remembered, store, reactor, self._sts.facts, seconds=configuration.downgrade.memory_days * _DAY),
-            self._means,
+            self.means,
             random=random,
+            heard=self._count if reports else lambda _: None,
         )
         self.queue = Queue(store, reactor, self._deliveries, bounces, rules=queue_rules(configuration))
 
@@ -84,6 +108,8 @@ class Outgoing:
         """The database is open: begin."""
         self.queue.start()
         self._sts.start()
+        if self._reporter is not None:
+            self._reporter.start()
         if self._resolver.doubt:
             self._log.info("mail goes out without DANE: {doubt}", doubt=self._resolver.doubt)
 
@@ -98,6 +124,14 @@ class Outgoing:
         await self.queue.stop()
         await self._deliveries.stop()
         await self._sts.stop()
+        if self._reporter is not None:
+            await self._reporter.stop()
+        await self._counter.stop()
+
+    def _count(self, tried: Tried) -> None:
+        session = counted(tried)
+        if session is not None:
+            self._counter.add(tried.domain, session)
 
 
 def new_trace_id() -> str:
