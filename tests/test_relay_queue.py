@@ -460,7 +460,7 @@ class FirstOutcomes(Case):
         self.world.node()
         answers = self.watch("a@example.net", "b@example.com")
         self.world.run(1.0)
-        self.assertEqual(answers, [(NEVER, NEVER)])
+        self.assertEqual(answers, [(("a@example.net", NEVER), ("b@example.com", NEVER))])
         self.assertEqual((self.world.bounces.reports, self.world.count("message")), ([], 0))
 
     def test_not_all(self) -> None:

@@ -19,7 +19,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from mailsvc.relay.outcome import Kind, Outcome
 from mailsvc.relay.settling import Result
 
-Answer = tuple[Outcome, ...] | None
+Answer = tuple[tuple[str, Outcome], ...] | None
+"""The recipients and their refusals, or None."""
 
 
 @dataclass(slots=True)
@@ -96,4 +97,4 @@ class Watching:
         watch = self._refused.get(result.row.message.id)
         if watch is not None and result is watch.refused[-1]:
             del self._refused[result.row.message.id]
-            watch.tell(tuple(each.outcome for each in watch.refused))
+            watch.tell(tuple((each.row.recipient, each.outcome) for each in watch.refused))

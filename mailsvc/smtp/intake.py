@@ -35,7 +35,7 @@ from mailsvc.smtp import forwarding, reporting
 from mailsvc.smtp.piping import give_to_programs, pipes
 from mailsvc.smtp.reporting import wants_report
 from mailsvc.smtp.results import results_field, without_forged
-from mailsvc.smtp.seams import Destination, Programs
+from mailsvc.smtp.seams import Destination, FirstOutcomes, Outward, Programs
 from mailsvc.smtp.trace import delivery_header, trace_header
 from mailsvc.storage import accounts, events, fullness, mailboxes
 from mailsvc.storage.outbound import DailyLimit
@@ -195,11 +195,20 @@ class Reception:
             self.spool.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message that is committed and synced; ``first``: what becomes of it elsewhere, when somebody waits for that."""
+
+    trace_id: str
+    first: FirstOutcomes | None = None
+
+
 class Intake:
     """Stores messages, for every SMTP listener of the service.
 
     ``new_id`` makes trace ids: unique, unguessable, safe in a header.  ``daily_recipients``: to how many recipients
-    elsewhere an account may write on one day, 0 for no limit.
+    elsewhere an account may write on one day, 0 for no limit.  ``outward``: who sends mail on from this process;
+    without it another one does, which looks for itself.
     """
 
     def __init__(
@@ -210,6 +219,7 @@ class Intake:
         *,
         programs: Programs | None = None,
         daily_recipients: int = 0,
+        outward: Outward | None = None,
         new_id: Callable[[], str] = lambda: base64.b32encode(secrets.token_bytes(10)).decode("ascii"),
     ) -> None:
         self._store = store
@@ -217,6 +227,7 @@ class Intake:
         self._hostname = hostname
         self._programs = programs
         self._daily_recipients = daily_recipients
+        self._outward = outward
         self._new_id = new_id
 
     def refusal_for_size(self, octets: int) -> Reply | None:
@@ -240,6 +251,22 @@ class Intake:
         reception: Reception,
     ) -> str:
         """Give the message to its programs, and store it; return its trace id once it is committed and synced.
+
+        Raises what `store` raises.
+        """
+        return (await self.store(envelope, destinations, reception)).trace_id
+
+    async def store(
+        self,
+        envelope: Envelope,
+        destinations: Mapping[Address, Destination],
+        reception: Reception,
+        wait: Callable[[], float] = lambda: 0.0,
+    ) -> Stored:
+        """`accept` for somebody who may wait for the first attempt of what goes out.
+
+        ``wait``: so many seconds at most; asked once everything is committed.  There is nothing to wait for when
+        anybody has got the message already, or nobody shall get it yet.
 
         Raises `NotTaken` with the reply for the sender, `mailsvc.smtp.reporting.MailLoop`,
         `mailsvc.errors.StorageFailure` (nothing was stored) or `mailsvc.errors.NotFound` (a recipient was
@@ -284,12 +311,22 @@ class Intake:
             self._daily_recipients,
         )
         try:
-            await self._store.write(_store, job, reception.spool, reception.scanner)
+            message_id = await self._store.write(_store, job, reception.spool, reception.scanner)
         except MailboxFull:
             raise NotTaken(quota.FULL) from None
         except DailyLimit as error:
             raise _day_is_full(error) from None
-        return trace_id
+        return Stored(trace_id, self._send_on(job, message_id, wait))
+
+    def _send_on(self, job: _Job, message_id: int | None, wait: Callable[[], float]) -> FirstOutcomes | None:
+        if self._outward is None or not (job.going or job.reporter):
+            return None
+        first, seconds = None, wait()
+        is_undecided = not (job.deliveries or job.pipes or job.envelope.release_at)
+        if seconds and is_undecided and job.going and message_id is not None:
+            first = self._outward.first_outcomes(message_id, len(job.going), seconds)
+        self._outward.wake()
+        return first
 
     def _given(self, envelope: Envelope, reception: Reception) -> _Given:
         """The message as programs get it: as it is stored."""
@@ -435,8 +472,8 @@ def _would_refuse(
     fullness.refuse_beyond_quota(txn, limited, size)
 
 
-def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> None:
-    """The transaction of one message; runs in the database's thread."""
+def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> int | None:
+    """The transaction of one message; runs in the database's thread.  Its row id, None when only programs have it."""
     envelope = job.envelope
     header, digest = _read_through(spool, scanner.header_size)
     owners = reporting.mailboxes_of(txn, job.deliveries)
@@ -483,6 +520,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
     if job.reporter is not None:
         reporting.store_report(txn, job.reporter, envelope, job.deliveries, header, job.trace_id, job.now)
     job.warner.after_delivery(txn, tuple(job.deliveries), size, job.now)
+    return message_id
 
 
 def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None, forged: int) -> Iterator[events.Entry]:

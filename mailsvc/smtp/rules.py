@@ -26,7 +26,8 @@ class Rules:
 
     ``command_line`` and ``auth_line``: octets with CRLF.  ``errors``: refused commands before 421 ends the session;
     ``messages``, ``commands`` and ``session_seconds`` are what one session may have in all.  ``hold_seconds``: how far
-    ahead a user may have a message held (RFC 4865), 0 for not at all.
+    ahead a user may have a message held (RFC 4865), 0 for not at all.  ``hold_reply``: for how many seconds at most the
+    reply to a user's message waits for the first attempt to send it on.
     """
 
     mode: Mode
@@ -41,6 +42,7 @@ class Rules:
     commands: int = 50000
     session_seconds: float = 7200.0
     hold_seconds: int = 0
+    hold_reply: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ An answer that may take time is an ``Awaitable``; the server takes no further co
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
@@ -23,6 +23,7 @@ from mailsvc.mail.address import Address
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.reply import Reply
+from mailsvc.relay.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,29 @@ class Programs(Protocol):
         self, program: Program, environment: Mapping[str, str], prefix: bytes, message: IO[bytes]
     ) -> Awaitable[Ended]:
         """Give ``prefix`` and then ``message``, from its beginning, to the program.  Never fails."""
+
+
+# -- on to other servers -----------------------------------------------------------------------------------------------
+
+
+class FirstOutcomes(Awaitable[Sequence[tuple[str, Outcome]] | None], Protocol):
+    """The recipients and why they are refused, when all are for good; None in every other case."""
+
+    def cancel(self) -> None:
+        """Nobody can be told any more."""
+
+
+class Outward(Protocol):
+    """Sends on what was stored for recipients elsewhere."""
+
+    def wake(self) -> None:
+        """Something was stored that may be due."""
+
+    def first_outcomes(self, message_id: int, recipients: int, seconds: float) -> FirstOutcomes:
+        """What becomes of a message that was just stored for so many recipients, within so many seconds.
+
+        To be called before `wake`.  When it tells of refusals, the message is gone and nobody else tells its sender.
+        """
 
 
 # -- may this go on ---------------------------------------------------------------------------------------------------

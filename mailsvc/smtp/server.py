@@ -99,7 +99,10 @@ class SMTPServer(SMTPConnection):
         self, rules: Rules, helpers: Helpers, tls: IOpenSSLServerConnectionCreator, clock: IReactorTime
     ) -> None:
         super().__init__(rules, helpers, tls, clock)
-        self._finisher = Finisher(helpers.intake, helpers.directory, helpers.senders, helpers.journal)
+        # Only users read the reply as the verdict; a server that waits for it may give up and come again.
+        hold_reply = rules.hold_reply if rules.mode.requires_login else 0.0
+        self._finisher = Finisher(helpers.intake, helpers.senders, helpers.journal, hold_reply)
+        self._finishing: Transaction | None = None
         self._login: LoginDialogue | None = None
         self._transaction: Transaction | None = None
         self._chunk: tuple[Chunk, Reply | None] | None = None
@@ -140,6 +143,8 @@ class SMTPServer(SMTPConnection):
             # Nobody waits for the answer any more: give the place in the line to somebody else.
             self._login.cancel()
         # A message whose end has come is being stored: its handler has it, and discards it when it is done.
+        if self._finishing is not None:
+            self._finishing.client_gone()
         self._forget_transaction()
 
     # -- commands -------------------------------------------------------------------------------------------------
@@ -396,6 +401,7 @@ class SMTPServer(SMTPConnection):
     async def _message_ended(self) -> None:
         transaction, self._transaction = self._transaction, None
         assert transaction is not None
+        self._finishing = transaction
         # From here on the message is this handler's, also when the connection goes away meanwhile.
         self.conversation.body_ended()
         self._messages += 1
@@ -406,6 +412,7 @@ class SMTPServer(SMTPConnection):
             self._journal.defect(client, error)
             outcome = _TROUBLE
         finally:
+            self._finishing = None
             transaction.discard()
             self._forget_transaction()
         if not self._rules.mode.lmtp:

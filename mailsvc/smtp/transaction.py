@@ -6,25 +6,33 @@ ends it, `Transaction.discard` gives its memory and disk back.  `Finisher` judge
 The hardest idea: once the body has ended, the transaction belongs to the handler that stores it, not to the session
 any more; so a client that goes away meanwhile takes nothing with it (promise B).
 
+A submission may be held back until the first attempt of what goes out has ended (``hold_reply``): the hardest part of
+that is the client who goes away meanwhile, because then a report must tell what the reply would have told.
+
 LMTP wants an answer for each recipient (RFC 2033 section 4.2), SMTP one for all: there, a message that one recipient
 cannot have is refused to all, because nobody could say "all but one".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from twisted.internet.defer import CancelledError
 
 from mailsvc.errors import MailsvcError, TemporaryFailure
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope, Origin
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.mail.wishes import NO_WISH, Wish
+from mailsvc.relay.outcome import Outcome
 from mailsvc.smtp.commands import Mail
 from mailsvc.smtp.intake import Intake, NotTaken, Reception
 from mailsvc.smtp.reporting import MailLoop
-from mailsvc.smtp.seams import Client, Destination, Directory, Journal, Senders
+from mailsvc.smtp.seams import Client, Destination, FirstOutcomes, Journal, Senders
 
+_ABOUT_A_MESSAGE = (550, 551, 552, 553, 554)
+_MOST_LINES = 20
 _TROUBLE = reply(451, "4.3.0", "Local trouble; try again later")
 _LOOP = reply(554, "5.4.6", "Mail loop: the message has been delivered to its recipient before")
 
@@ -33,7 +41,8 @@ _LOOP = reply(554, "5.4.6", "Mail loop: the message has been delivered to its re
 class Transaction:
     """``recipients``: those that were accepted, in the order of RCPT; ``named``: each accepted RCPT, also a second one.
 
-    ``reception``: the body, once it has begun.  ``release_at``: see `mailsvc.mail.envelope.Envelope`.
+    ``reception``: the body, once it has begun.  ``release_at``: see `mailsvc.mail.envelope.Envelope`.  ``is_gone``: the
+    client is; ``waits_for``: what its reply is held back for.
     """
 
     mail: Mail
@@ -42,6 +51,8 @@ class Transaction:
     wishes: dict[Address, Wish] = field(default_factory=dict)
     named: list[Address] = field(default_factory=list)
     reception: Reception | None = None
+    is_gone: bool = False
+    waits_for: FirstOutcomes | None = None
 
     def add(self, address: Address, destination: Destination, wish: Wish) -> None:
         """RCPT was accepted."""
@@ -66,6 +77,23 @@ class Transaction:
             wishes=dict(self.wishes),
         )
 
+    def client_gone(self) -> None:
+        """No reply will be read."""
+        self.is_gone = True
+        if self.waits_for is not None:
+            self.waits_for.cancel()
+
+    async def refusals(self, first: FirstOutcomes) -> Sequence[tuple[str, Outcome]] | None:
+        """What ``first`` says, as long as there is somebody to say it to."""
+        self.waits_for = first
+        try:
+            return await first
+        except CancelledError:
+            # Too late for a report: the client, who has no reply, has the message still and sends it again.
+            return None
+        finally:
+            self.waits_for = None
+
     def discard(self) -> None:
         """It is over, or was never finished."""
         if self.reception is not None:
@@ -79,16 +107,20 @@ class _Message:
     envelope: Envelope
     reception: Reception
     client: Client
+    transaction: Transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Finisher:
-    """Judges and stores complete messages."""
+    """Judges and stores complete messages.
+
+    ``hold_reply``: for how many seconds at most the reply waits for the first attempt of what goes out.
+    """
 
     intake: Intake
-    directory: Directory
     senders: Senders
     journal: Journal
+    hold_reply: float = 0.0
 
     async def outcome(
         self, transaction: Transaction, client: Client, origin: Origin
@@ -102,7 +134,7 @@ class Finisher:
             if refused is not None:
                 self.journal.message_refused(client, envelope, reception.scanner.size, refused)
                 return refused
-            message = _Message(envelope, reception, client)
+            message = _Message(envelope, reception, client, transaction)
             if client.listener == "lmtp":
                 return await self._each(message, transaction.recipients)
             return await self._all(message, transaction.recipients)
@@ -156,20 +188,39 @@ class Finisher:
         return outcome
 
     async def _accept(self, message: _Message, destinations: Mapping[Address, Destination]) -> Reply:
-        envelope, client = message.envelope, message.client
+        envelope, client, transaction = message.envelope, message.client, message.transaction
         try:
-            trace_id = await self.intake.accept(envelope, destinations, message.reception)
+            stored = await self.intake.store(
+                envelope, destinations, message.reception, lambda: 0.0 if transaction.is_gone else self.hold_reply
+            )
         except (MailLoop, NotTaken):
             raise
         except MailsvcError as error:
             # Also an account that was removed since RCPT: when the client tries again, RCPT will tell.
             self.journal.unavailable(client, "storing a message", error)
             return _TROUBLE
-        self.journal.accepted(client, envelope, trace_id, message.reception.scanner.size)
-        return reply(250, "2.0.0", f"Ok: stored as {trace_id}")
+        self.journal.accepted(client, envelope, stored.trace_id, message.reception.scanner.size)
+        refusals = None if stored.first is None else await transaction.refusals(stored.first)
+        if refusals:
+            answer = _refused_elsewhere(refusals)
+            self._refused(message, answer)
+            return answer
+        return reply(250, "2.0.0", f"Ok: stored as {stored.trace_id}")
 
     def _refused(self, message: _Message, answer: Reply) -> None:
         self.journal.message_refused(message.client, message.envelope, message.reception.scanner.size, answer)
+
+
+def _refused_elsewhere(refusals: Sequence[tuple[str, Outcome]]) -> Reply:
+    """The reply to a message that nobody elsewhere wants; in the words, and with the code, of the first who said so."""
+    _, first = refusals[0]
+    # Others would say something about our session (530, 521), not about the message.
+    code = first.code if first.code in _ABOUT_A_MESSAGE else 550
+    enhanced = first.enhanced if first.enhanced.startswith("5.") else "5.0.0"
+    lines = [f"<{recipient}> {outcome.text}" for recipient, outcome in refusals[:_MOST_LINES]]
+    if len(refusals) > _MOST_LINES:
+        lines.append(f"and {len(refusals) - _MOST_LINES} more recipients")
+    return reply(code, enhanced, *lines)
 
 
 def _for(message: _Message, destinations: Mapping[Address, Destination]) -> _Message:
