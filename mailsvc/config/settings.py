@@ -394,6 +394,12 @@ class Relaying:
         Whole("recipients", 0, 10**9),
         "To how many recipients elsewhere an account may write on one day (UTC); 0 is no limit.",
     )
+    hold_reply: float = _setting(
+        0.0,
+        Seconds(0, 120),
+        "How long the reply to a user's message waits for the first attempt to send it on, so that a refusal is the"
+        " reply; 0 is not at all.",
+    )
     tls_reports: bool = _setting(
         True, Switch(), "Whether domains that ask for it hear each day how TLS with their servers went (RFC 8460)."
     )
