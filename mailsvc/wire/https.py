@@ -19,6 +19,7 @@ from twisted.internet.error import ConnectError, ConnectionDone, DNSLookupError
 from twisted.internet.error import TimeoutError as NoConnection
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -30,6 +31,9 @@ from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.channel import safe_text
 from mailsvc.tls.client import ClientTLS
 from mailsvc.tls.verify import HandshakeRefused
+
+_AROUND = 128 * 1024
+"""Octets that an answer may have besides its body: the header, and what HTTP puts around the pieces of a body."""
 
 Connect = Callable[[str, int], IStreamClientEndpoint]
 """Gives the endpoint for a host and port, without TLS."""
@@ -69,7 +73,7 @@ async def get(
 
     ``limit``: octets of the body; ``seconds``: for everything.  Raises `FetchFailed` for anything else.
     """
-    agent = Agent.usingEndpointFactory(reactor, _Endpoints(tls, connect or by_name(reactor)))
+    agent = Agent.usingEndpointFactory(reactor, _Endpoints(tls, connect or by_name(reactor), 2 * limit + _AROUND))
     fetching = Deferred.fromCoroutine(_ask(agent, url, kind, limit, also, headers or {}))
     fetching.addTimeout(seconds, reactor, onTimeoutCancel=lambda _, given: _too_slow(given))
     try:
@@ -91,7 +95,7 @@ async def post(
     connect: Connect | None = None,
 ) -> None:
     """Give ``body``, of the media type ``kind``, to ``url``.  Raises `FetchFailed` unless the answer is 2xx."""
-    agent = Agent.usingEndpointFactory(reactor, _Endpoints(tls, connect or by_name(reactor)))
+    agent = Agent.usingEndpointFactory(reactor, _Endpoints(tls, connect or by_name(reactor), _AROUND))
     wanted = Headers({"User-Agent": ["mailsvc"], "Content-Type": [kind]})
     posting = Deferred.fromCoroutine(_awaited(agent.request(b"POST", url.encode("ascii"), wanted, _Whole(body))))
     posting.addTimeout(seconds, reactor, onTimeoutCancel=lambda _, given: _too_slow(given))
@@ -199,23 +203,59 @@ class _Body(Protocol):
         self._cut()
 
     def _cut(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
-        if abort is not None:
-            abort()
+        _cut(self)
+
+
+def _cut(protocol: Protocol) -> None:
+    abort = getattr(protocol.transport, "abortConnection", None) or getattr(protocol.transport, "loseConnection", None)
+    if abort is not None:
+        abort()
 
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
     """Connections that are refused before the request unless the server proves what is demanded."""
 
-    def __init__(self, tls: ClientTLS, connect: Connect) -> None:
+    def __init__(self, tls: ClientTLS, connect: Connect, limit: int) -> None:
         self._tls = tls
         self._connect = connect
+        self._limit = limit
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii")
         made: IStreamClientEndpoint = wrapClientTLS(self._tls.to(host, uri.port), self._connect(host, uri.port))
-        return made
+        return _Bounded(made, self._limit)
+
+
+@implementer(IStreamClientEndpoint)
+class _Bounded:
+    """An endpoint whose connections take so many octets: twisted.web keeps any number of header fields."""
+
+    def __init__(self, inner: IStreamClientEndpoint, limit: int) -> None:
+        self._inner = inner
+        self._limit = limit
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        wrapping = WrappingFactory(protocolFactory)
+        wrapping.noisy = False
+        wrapping.protocol = lambda factory, wrapped: _Counted(factory, wrapped, self._limit)
+        connecting: Deferred[Any] = self._inner.connect(wrapping)
+        return connecting.addCallback(lambda made: made.wrappedProtocol)
+
+
+class _Counted(ProtocolWrapper):
+    """Cuts a connection that brings more than ``limit`` octets."""
+
+    def __init__(self, factory: WrappingFactory, wrapped: Any, limit: int) -> None:
+        super().__init__(factory, wrapped)  # type: ignore[arg-type]
+        self._left = limit
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left >= 0:
+            super().dataReceived(data)
+        else:
+            _cut(self)
 
 
 def _too_slow(seconds: float) -> NoReturn:
@@ -225,7 +265,7 @@ def _too_slow(seconds: float) -> NoReturn:
 def _why(error: Exception) -> str:
     if isinstance(error, ResponseFailed):
         refused = [each.value for each in error.reasons if each.check(HandshakeRefused)]
-        return str(refused[0]) if refused else "the server ended the connection before it answered"
+        return str(refused[0]) if refused else "the server does not answer in HTTP, or not to the end"
     if isinstance(error, HandshakeRefused):
         return str(error)
     if isinstance(error, DNSLookupError):
