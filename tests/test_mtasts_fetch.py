@@ -144,7 +144,7 @@ class FetchTests(TestCase):
         Rule: MTA-STS: limits on size and time
         """
         await self.refused(answer(b"x: y\r\n" * 20_000), "more than 65536 octets")
-        await self.refused(answer()[:-5], "middle of the policy")
+        await self.refused(answer()[:-5], "middle of the answer")
         await self.refused(b"", "does not answer in HTTP")
         connect = self.serve(answer()[:-5], closes=False)
         fetching = Deferred.fromCoroutine(fetch_policy("example.org", self.tls, reactor, connect=connect, seconds=0.3))
