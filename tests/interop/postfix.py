@@ -57,10 +57,12 @@ class Submission(smtplib.LMTP):
 class Postfix:
     """One instance, from `start` to `stop`; `transports` has for each domain where its mail goes.
 
-    ``settings`` are further lines of its main.cf.
+    ``settings`` are further lines of its main.cf.  ``port``: where it listens on loopback besides, 0 for nowhere.
     """
 
-    def __init__(self, folder: Path, ca: str, transports: Mapping[str, str], settings: str = "") -> None:
+    def __init__(
+        self, folder: Path, ca: str, transports: Mapping[str, str], settings: str = "", *, port: int = 0
+    ) -> None:
         self.folder = folder
         self.log: list[str] = []
         self._said: queue.Queue[str | None] = queue.Queue()
@@ -75,7 +77,8 @@ class Postfix:
         shutil.chown(folder / "data", "postfix")
         shutil.copyfile(ca, folder / "etc" / "ca.pem")
         table = " ".join(f"{{ {domain} = {transport} }}" for domain, transport in transports.items())
-        (folder / "etc" / "master.cf").write_text(_SERVICES)
+        listener = f"127.0.0.1:{port} inet n - n - - smtpd\n" if port else ""
+        (folder / "etc" / "master.cf").write_text(_SERVICES + listener)
         (folder / "etc" / "main.cf").write_text(f"""\
 compatibility_level = 3.6
 queue_directory = {folder}/queue
