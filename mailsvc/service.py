@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import MultiService
 from twisted.cred.portal import Portal
@@ -37,6 +37,10 @@ from mailsvc.accounts.proofs import ProofChecker
 from mailsvc.accounts.realm import Account
 from mailsvc.accounts.realm import portal as make_portal
 from mailsvc.accounts.throttle import network
+from mailsvc.backup import offering
+from mailsvc.backup.judging import BackupRecipients
+from mailsvc.backup.keeping import ListKeeper
+from mailsvc.backup.keys import Keys
 from mailsvc.config import Configuration
 from mailsvc.config.endpoint import is_private, port_of
 from mailsvc.directory.lookup import TableDirectory
@@ -53,6 +57,7 @@ from mailsvc.gate.watch import Policy, Watch
 from mailsvc.hints import first_steps
 from mailsvc.journal import Journal, Keep, Pace
 from mailsvc.mail.address import Address
+from mailsvc.outgoing import Outgoing, new_trace_id
 from mailsvc.pop3.admission import Admission
 from mailsvc.pop3.devices import Keeping
 from mailsvc.pop3.housekeeping import Housekeeper
@@ -61,8 +66,7 @@ from mailsvc.pop3.rendering import Workarounds
 from mailsvc.pop3.rules import Helpers as POP3Helpers
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.pop3.server import POP3Factory
-from mailsvc.relay.queue import Queue, QueueRules
-from mailsvc.relay.schedule import Schedule
+from mailsvc.relay.bounces import Reports
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.defaults import NoMemory
@@ -83,6 +87,7 @@ from mailsvc.storage.opening import problems_of
 from mailsvc.storage.senders import is_name_of
 from mailsvc.surroundings import descriptors
 from mailsvc.tls.gate import CredentialSource
+from mailsvc.tls.levels import Level
 from mailsvc.tls.live import LiveCertificates, certificate_sources
 from mailsvc.tls.notices import Notices
 from mailsvc.tls.server import ListenerTLS, ServerTLS
@@ -94,6 +99,8 @@ from mailsvc.wire.proxied import ProxiedFactory
 from mailsvc.wire.sessions import Sessions
 
 _log = Logger("mailsvc")
+
+_T = TypeVar("_T")
 
 _DAY = 86400.0
 
@@ -147,7 +154,7 @@ def make_service(
     problems += obstacles
     if problems or table is None:
         raise StartRefused(problems)
-    return _assemble(configuration, reactor, table, sources, clients, trusted)
+    return _assemble(configuration, reactor, table, sources, clients, trusted, environ)
 
 
 def _lmtp_problems(endpoints: tuple[str, ...]) -> list[str]:
@@ -166,6 +173,7 @@ def _assemble(
     sources: Sequence[CredentialSource],
     clients: TrustSource,
     trusted_clients: Trusted,
+    environ: Mapping[str, str],
 ) -> MailService:
     database = Database(configuration.database, reactor)
     checker = PasswordChecker(
@@ -193,12 +201,16 @@ def _assemble(
     programs = Programs(
         reactor, seconds=delivery.pipe_seconds, at_once=delivery.pipes_at_once, output=delivery.pipe_output
     )
+    outgoing = Outgoing(
+        configuration, reactor, database, Reports(configuration.hostname, new_trace_id), environ=environ
+    )
     intake = Intake(
         database,
         reactor,
         configuration.hostname,
         programs=programs,
         daily_recipients=configuration.relay.daily_recipients,
+        outward=outgoing.queue,
     )
     pop = configuration.pop3
     maildrops = Maildrops(
@@ -216,7 +228,18 @@ def _assemble(
         log_sessions=configuration.log.sessions,
     )
     lookups = Lookups(database, reactor)
-    directory = TableDirectory(lookups, reactor, configuration.hostname, programs=delivery.pipes)
+
+    def in_thread(work: Callable[[], _T]) -> Deferred[_T]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+    keys = Keys(reactor, in_thread)
+    directory = TableDirectory(
+        lookups,
+        reactor,
+        configuration.hostname,
+        programs=delivery.pipes,
+        backups=BackupRecipients(database, keys),
+    )
     owners = CertificateOwners(database, reactor, lambda: trust.vouching)
     engine = _authenticator(configuration, database, checker, portal, owners, reactor)
     admission = Admission(configuration.pop3.login_delay, configuration.pop3.sessions)
@@ -237,8 +260,26 @@ def _assemble(
     notices = Notices(journal, database, postmaster, configuration.hostname, reactor)
     certificates = LiveCertificates(configuration, sources, tls, notices, reactor)
     housekeeper = Housekeeper(database, reactor, maildrops)
+    lists = ListKeeper(
+        database,
+        reactor,
+        lambda primary: outgoing.means.tls(primary, Level.NAME),
+        in_thread,
+        every=configuration.backup.fetch_seconds,
+    )
     service = MailService(
-        configuration, reactor, database, checker, sessions, journal, programs, certificates, trust, housekeeper
+        configuration,
+        reactor,
+        database,
+        checker,
+        sessions,
+        journal,
+        programs,
+        certificates,
+        trust,
+        housekeeper,
+        outgoing,
+        lists,
     )
 
     def smtp(mode: Mode) -> IProtocolFactory:
@@ -259,6 +300,12 @@ def _assemble(
     service.listen("pop3s", listen.pop3s, _inside_tls(pop3("pop3s", True), tls.view("pop3s"), reactor))
     numbers = metrics.Numbers(journal.counts, lambda: len(sessions), certificates.reloader)
     service.listen("metrics", listen.metrics, metrics.site(numbers, reactor))
+    offered = offering.Lists(
+        database, reactor, keys, in_thread, hostname=configuration.hostname, programs=configuration.delivery.pipes
+    )
+    site = offering.site(offered, reactor)
+    recipients = _inside_tls(site, tls.view("recipients"), reactor, limit=offering.CONNECTIONS)
+    service.listen("recipients", listen.recipients, recipients)
     return service
 
 
@@ -359,6 +406,7 @@ def _smtp_rules(configuration: Configuration, mode: Mode, spool_folder: str) -> 
         commands=limits.commands,
         session_seconds=limits.session_seconds,
         hold_seconds=limits.hold_seconds,
+        hold_reply=configuration.relay.hold_reply,
     )
 
 
@@ -386,34 +434,27 @@ def _pop3_rules(configuration: Configuration, name: str, implicit_tls: bool) -> 
     )
 
 
-def queue_rules(configuration: Configuration) -> QueueRules:
-    """What the queue may do."""
-    settings = configuration.queue
-    return QueueRules(
-        Schedule(
-            first=settings.first_retry,
-            longest=max(settings.first_retry, settings.longest_retry),
-            delayed=settings.delayed_after,
-            keep=settings.give_up_after,
-        ),
-        at_once=settings.connections,
-        per_destination=settings.per_destination,
-        recipients=settings.recipients,
-        rows=settings.in_memory,
-        shutdown=configuration.timeouts.shutdown,
-    )
-
-
 class _TLSFactory(TLSMemoryBIOFactory):
-    """Implicit TLS around a factory that may turn a connection away, which the stock wrapper does not foresee."""
+    """Implicit TLS around a factory that may turn a connection away, which the stock wrapper does not foresee.
+
+    ``limit``: of connections, None for a factory that has its own.
+    """
+
+    limit: int | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
+        if self.limit is not None and len(self.protocols) >= self.limit:
+            return None
         protocol: IProtocol | None = self.wrappedFactory.buildProtocol(addr)
         return None if protocol is None else self.protocol(self, protocol)
 
 
-def _inside_tls(factory: IProtocolFactory, tls: ListenerTLS, reactor: Any) -> IProtocolFactory:
-    return _TLSFactory(tls, False, factory, reactor)
+def _inside_tls(
+    factory: IProtocolFactory, tls: ListenerTLS, reactor: Any, *, limit: int | None = None
+) -> IProtocolFactory:
+    made = _TLSFactory(tls, False, factory, reactor)
+    made.limit = limit
+    return made
 
 
 @dataclass
@@ -445,7 +486,8 @@ class MailService(MultiService):
         certificates: LiveCertificates,
         trust: LiveTrust,
         housekeeper: Housekeeper,
-        queue: Queue | None = None,
+        outgoing: Outgoing,
+        lists: ListKeeper,
     ) -> None:
         super().__init__()
         self.configuration = configuration
@@ -459,7 +501,8 @@ class MailService(MultiService):
         self._certificates = certificates
         self._trust = trust
         self._housekeeper = housekeeper
-        self._queue = queue
+        self._outgoing = outgoing
+        self._lists = lists
         self._shortage = Shortage(reactor.seconds)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
@@ -491,8 +534,8 @@ class MailService(MultiService):
         self._checker.start()
         self._journal.start()
         self._housekeeper.start()
-        if self._queue is not None:
-            self._queue.start()
+        self._outgoing.start()
+        self._lists.start()
         self._reactor.callWhenRunning(self._announce)
         self._reactor.callWhenRunning(self._certificates.start)
         self._reactor.callWhenRunning(self._trust.start)
@@ -505,8 +548,7 @@ class MailService(MultiService):
         """While stopping: wait for no session any more."""
         self._sessions.abort()
         self._programs.stop()
-        if self._queue is not None:
-            self._queue.hurry()
+        self._outgoing.hurry()
 
     def reload(self) -> None:
         """Look at the certificates now, ours and the CAs of our clients."""
@@ -526,9 +568,9 @@ class MailService(MultiService):
         await self._certificates.stop()
         await self._trust.stop()
         await self._housekeeper.stop()
+        await self._lists.stop()
         # Behind the sessions, of which some wait for the first attempt of what they have submitted.
-        if self._queue is not None:
-            await self._queue.stop()
+        await self._outgoing.stop()
         # What the last sessions did is told too.
         await self._journal.stop()
         await self.database.close()
