@@ -36,10 +36,10 @@ from mailsvc.relay.seams import Bounces
 from mailsvc.relay.telling import counted
 from mailsvc.resolver import Resolver, SystemResolver
 from mailsvc.storage.store import Store
+from mailsvc.tls import https
 from mailsvc.tls.sealing import sealing_key
 from mailsvc.tlsrpt.counting import SessionCounter
 from mailsvc.tlsrpt.sending import Reporter
-from mailsvc.wire import https
 
 _DAY = 86400.0
 

@@ -83,7 +83,7 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.running
         mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
         mailsvc.relay.destinations
-        mailsvc.wire.https mailsvc.wire.web mailsvc.backup.keys mailsvc.backup.judging
+        mailsvc.tls.https mailsvc.wire.web mailsvc.backup.keys
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
         mailsvc.relay.bounces
         mailsvc.gate.lookup mailsvc.gate.watch mailsvc.gate.shortage
@@ -100,7 +100,7 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.attempt mailsvc.relay.telling
         mailsvc.tlsrpt.counting mailsvc.tlsrpt.sending
         mailsvc.pop3.mailbox mailsvc.pop3.server
-        mailsvc.backup.fetching mailsvc.backup.keeping mailsvc.backup.offering
+        mailsvc.backup.judging mailsvc.backup.fetching mailsvc.backup.keeping mailsvc.backup.offering
         mailsvc.relay.channel mailsvc.relay.facts mailsvc.mtasts.fetch mailsvc.mtasts.cache
         mailsvc.tls.live mailsvc.tls.reload mailsvc.tls.notices mailsvc.metrics
         mailsvc.mailbox.importing mailsvc.mailbox.exporting

@@ -1,7 +1,7 @@
 """Asks a primary for the list of a domain: one HTTPS question with our client certificate.
 
 What must be proved by both sides is in the URL (`mailsvc.backup.place`); the question itself is
-`mailsvc.wire.https`.  A list that has not changed is not sent again (ETag, RFC 9110 section 8.8.3).
+`mailsvc.tls.https`.  A list that has not changed is not sent again (ETag, RFC 9110 section 8.8.3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mailsvc.backup.listing import LIST_LIMIT, ListError, read_list
 from mailsvc.backup.place import list_url
 from mailsvc.relay.url import Relay
 from mailsvc.tls.client import ClientTLS
-from mailsvc.wire.https import Connect, FetchFailed, get
+from mailsvc.tls.https import Connect, FetchFailed, get
 
 SECONDS = 120.0
 """How long a fetch may take in all; the primary may have to make a long list."""

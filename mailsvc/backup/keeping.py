@@ -32,7 +32,7 @@ from mailsvc.storage.routes import planned
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
 from mailsvc.tls.client import ClientTLS
-from mailsvc.wire.https import Connect
+from mailsvc.tls.https import Connect
 
 LOOK = 5.0
 """Seconds between two looks at which lists are due: a domain that was added now is asked for that soon."""

@@ -6,23 +6,27 @@ may write; RFC 5321 section 7.9), whose backup we are, and how large the message
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from twisted.internet.interfaces import IReactorTime
 
-from mailsvc.backup.judging import BackupRecipients
 from mailsvc.directory import quota
 from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.mail.address import Address
+from mailsvc.mail.reply import Reply
 from mailsvc.smtp.seams import Client, Destination
 from mailsvc.storage.forwarding import led
 from mailsvc.storage.store import Reader
 
 
-class TableDirectory:
-<<<<<<< ours
-    """Fits `mailsvc.smtp.seams.Directory`.  ``programs``: whether mail may be given to programs."""
+class Backups(Protocol):
+    """Knows the recipients of other servers' domains that we are a backup for; `mailsvc.backup.judging` fits it."""
 
-    def __init__(self, store: Reader, clock: IReactorTime, hostname: str, *, programs: bool) -> None:
-=======
+    async def refusal(self, address: Address, otherwise: Reply) -> Reply | None:
+        """The reply that refuses ``address``, None to take it; ``otherwise`` when we are no backup for its domain."""
+
+
+class TableDirectory:
     """Fits `mailsvc.smtp.seams.Directory`.
 
     ``programs``: whether mail may be given to programs.  ``backups``: knows the recipients of other servers' domains
@@ -31,14 +35,13 @@ class TableDirectory:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         clock: IReactorTime,
         hostname: str,
         *,
         programs: bool,
-        backups: BackupRecipients | None = None,
+        backups: Backups | None = None,
     ) -> None:
->>>>>>> theirs
         self._store = store
         self._clock = clock
         self._hostname = hostname

@@ -17,7 +17,7 @@ from mailsvc.mtasts.record import POLICY_LIMIT, PolicyError, StsPolicy, parse_po
 from mailsvc.relay.demands import StsFacts
 from mailsvc.resolver import Resolver, Unanswered
 from mailsvc.tls.client import ClientTLS
-from mailsvc.wire.https import Connect, FetchFailed, get
+from mailsvc.tls.https import Connect, FetchFailed, get
 
 __all__ = ["SECONDS", "Connect", "FetchFailed", "fetch_policy", "sts_facts"]
 
