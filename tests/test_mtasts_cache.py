@@ -60,7 +60,10 @@ class Cache(SynchronousTestCase):
         self.assertEqual(self.fetched, [])
 
     def test_who_takes_the_record_away_does_not_take_the_policy_away(self) -> None:
-        """The record is gone, cannot be asked for, or is there twice: the policy holds until its time is over."""
+        """The record is gone, cannot be asked for, or is there twice: the policy holds until its time is over.
+
+        Rule: MTA-STS: a policy outlives its record and its web server
+        """
         self.facts()
         for records in ((), NOBODY, ["v=STSv1; id=1", "v=STSv1; id=2"]):
             self.resolver.txt[PLACE] = records
@@ -118,7 +121,10 @@ class Cache(SynchronousTestCase):
         self.assertEqual(self.facts().policy, ENFORCE)
 
     def test_what_mail_needed_lately_is_refreshed_without_mail(self) -> None:
-        """So nobody gets rid of a policy by waiting; one that no mail needs for a month runs out."""
+        """So nobody gets rid of a policy by waiting; one that no mail needs for a month runs out.
+
+        Rule: MTA-STS: policies are refreshed
+        """
         self.facts()
         self.cache.start()
         for _ in range(30 * 24):

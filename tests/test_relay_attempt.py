@@ -94,7 +94,10 @@ class Hosts(WayCase):
         self.assertEqual(way.network.taken[0].content, HEADER + body)
 
     def test_the_next_host_is_tried_when_the_first_cannot_be_reached(self) -> None:
-        """RFC 5321 section 5.1: one after the other, in the order of preference."""
+        """RFC 5321 section 5.1: one after the other, in the order of preference.
+
+        Rule: MX hosts: in turn, each recipient until it is decided
+        """
         way = self.way({TWO: Script()})
         self.assertDelivered(way.send(JOE), "second.example")
         self.assertEqual(way.network.asked, [ONE, TWO])
@@ -115,7 +118,10 @@ class Hosts(WayCase):
         self.assertEqual([each.recipients for each in way.network.taken], [[JOE], [later]])
 
     def test_nobody_goes_on_after_the_end_of_the_content(self) -> None:
-        """The first host may have the message: a second one would make a duplicate for sure."""
+        """The first host may have the message: a second one would make a duplicate for sure.
+
+        Rule: MX hosts: nobody goes on after the final dot
+        """
         way = self.way({ONE: Script(lost_after="END"), TWO: Script()})
         [outcome] = way.send(JOE)
         self.assertEqual((outcome.kind, outcome.duplicate_possible), (Kind.DEFERRED, True))
@@ -129,7 +135,10 @@ class Hosts(WayCase):
         self.assertIn(f"{HOST} [192.0.2.1:25]", text)
 
     def test_dns_that_does_not_answer_keeps_the_mail(self) -> None:
-        """Never a bounce for a resolver that is down."""
+        """Never a bounce for a resolver that is down.
+
+        Rule: MX hosts: temporary and permanent DNS failure told apart
+        """
         way = self.way({}, FakeResolver({"there.example": NOBODY}))
         self.assertIn("could not be looked up", self.assertWaits(way.send(JOE), "4.4.3"))
 
@@ -241,7 +250,10 @@ class Demands(WayCase):
             self.assertEqual((outcome.kind, outcome.level, outcome.required), (Kind.DELIVERED, level, Level.PLAIN))
 
     def test_mta_sts_enforce_demands_the_name(self) -> None:
-        """RFC 8461 section 5; the sentence says why, and the certificate's fault is told."""
+        """RFC 8461 section 5; the sentence says why, and the certificate's fault is told.
+
+        Rule: MTA-STS: enforce demands a named host and a verified name
+        """
         way = self.way({ONE: UNTRUSTED, TWO: Script()})
         way.sts["there.example"] = self.policy()
         outcomes = way.send(JOE)
@@ -260,7 +272,10 @@ class Demands(WayCase):
         self.assertDelivered(way.send(JOE))
 
     def test_dane_verifies_the_server(self) -> None:
-        """RFC 7672: signed MX, signed addresses, signed TLSA, a key that fits."""
+        """RFC 7672: signed MX, signed addresses, signed TLSA, a key that fits.
+
+        Rule: DANE: usable TLSA records decide
+        """
         way = self.way({ONE: Script()}, dns(signed=SIGNED, records=[FITS]))
         outcomes = way.send(JOE)
         self.assertDelivered(outcomes)
@@ -276,7 +291,10 @@ class Demands(WayCase):
         self.assertIn("because TLSA records are published", outcomes[0].text)
 
     def test_dane_that_cannot_be_asked_holds_the_mail(self) -> None:
-        """In a signed zone a TLSA question without an answer is what an attacker arranges (RFC 7672 section 2.2)."""
+        """In a signed zone a TLSA question without an answer is what an attacker arranges (RFC 7672 section 2.2).
+
+        Rule: DANE: a question without an answer holds the mail
+        """
         resolver = dns(signed=SIGNED)
         resolver.records[f"_25._tcp.{HOST}"] = NOBODY
         way = self.way({ONE: Script()}, resolver)
@@ -285,7 +303,10 @@ class Demands(WayCase):
         self.assertEqual(way.network.asked, [])
 
     def test_without_a_signed_mx_tlsa_records_are_not_asked_for(self) -> None:
-        """RFC 7672 section 2.2.1; nor with a resolver on another machine."""
+        """RFC 7672 section 2.2.1; nor with a resolver on another machine.
+
+        Rule: DANE: only with a validating resolver on this machine
+        """
         for resolver in (dns(signed=SIGNED[1:], records=[FITS_NOT]), dns(signed=SIGNED, doubt="not on this machine")):
             way = self.way({ONE: Script()}, resolver)
             self.assertDelivered(way.send(JOE))
@@ -298,7 +319,10 @@ class Demands(WayCase):
         self.assertWaits(way.send(JOE), "4.7.5")
 
     def test_who_has_shown_tls_is_not_believed_without(self) -> None:
-        """The downgrade memory: taught by a delivery, and asked by the next."""
+        """The downgrade memory: taught by a delivery, and asked by the next.
+
+        Rule: Downgrade memory for mail that goes out
+        """
         way = self.way({ONE: Script()}, idle=0.0)
         self.assertDelivered(way.send(JOE))
         memory = way.remembered("there.example")
@@ -328,7 +352,10 @@ class Demands(WayCase):
         self.assertEqual((needed.level, needed.remembers), (Level.ENCRYPTED, HOST))
 
     def test_the_postmaster_has_the_last_word(self) -> None:
-        """An override holds instead of the memory, of MTA-STS and of DANE; and it can demand more."""
+        """An override holds instead of the memory, of MTA-STS and of DANE; and it can demand more.
+
+        Rule: Downgrade memory: the postmaster has the last word
+        """
         way = self.way({ONE: UNTRUSTED}, dns(signed=SIGNED, records=[FITS_NOT]))
         way.sts["there.example"] = self.policy()
         way.remember("there.example", Level.NAME)
@@ -339,7 +366,10 @@ class Demands(WayCase):
         self.assertIn("the postmaster has set", self.assertWaits(way.send(JOE), "4.7.10"))
 
     def test_requiretls_needs_a_host_that_somebody_vouches_for(self) -> None:
-        """RFC 8689 section 4.2.1: a signed MX or an MTA-STS policy, a verified name, and the server's promise."""
+        """RFC 8689 section 4.2.1: a signed MX or an MTA-STS policy, a verified name, and the server's promise.
+
+        Rule: REQUIRETLS: an MX host that somebody vouches for
+        """
         wish = {"require_tls": 1}
         [outcome] = self.way({ONE: Script(keywords=ALL), TWO: Script(keywords=ALL)}).send(JOE, columns=wish)
         self.assertEqual((outcome.kind, outcome.enhanced), (Kind.FAILED, "5.7.30"))
@@ -355,7 +385,10 @@ class Demands(WayCase):
         self.assertIn("the sender demands REQUIRETLS", self.assertWaits(way.send(JOE, columns=wish), "4.7.5"))
 
     def test_tls_required_no_delivers_whatever_the_recipients_domain_says(self) -> None:
-        """RFC 8689 section 5: the sender prefers it delivered; not against the postmaster, nor against a route."""
+        """RFC 8689 section 5: the sender prefers it delivered; not against the postmaster, nor against a route.
+
+        Rule: TLS-Required: No for mail that goes out
+        """
         wish = {"tls_optional": 1}
         way = self.way({ONE: PLAIN}, dns(signed=SIGNED, records=[FITS_NOT]))
         way.sts["there.example"] = self.policy()
@@ -405,7 +438,10 @@ class Kept(WayCase):
         return way
 
     def test_a_connection_is_used_again_for_some_seconds(self) -> None:
-        """The second message costs no handshake; after a while the connection is ended in order."""
+        """The second message costs no handshake; after a while the connection is ended in order.
+
+        Rule: Connections are kept for some seconds
+        """
         way = self.known(Script())
         self.assertDelivered([*way.send(JOE), *way.send(ANN)])
         [server] = way.network.met

@@ -96,7 +96,10 @@ class Mx(SynchronousTestCase):
         self.assertEqual(resolver.asked, [])
 
     def test_a_stranger_cannot_make_us_talk_to_ourselves(self) -> None:
-        """Addresses of this machine in DNS, in any spelling, are left out."""
+        """Addresses of this machine in DNS, in any spelling, are left out.
+
+        Rule: MX hosts: never this machine itself
+        """
         hosts = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "169.254.169.254", "fe80::1", "224.0.0.1"]
         resolver = FakeResolver(hosts={"there.example": hosts})
         exchangers = self.exchangers(resolver)

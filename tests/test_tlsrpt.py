@@ -87,7 +87,10 @@ class Reports(SynchronousTestCase):
         return json.loads(gzip.decompress(self.report.octets(rows)))
 
     def test_the_report_is_that_of_the_standard(self) -> None:
-        """RFC 8460 section 4.4, field by field; sessions of one policy come together."""
+        """RFC 8460 section 4.4, field by field; sessions of one policy come together.
+
+        Rule: TLS reports: the JSON of the standard
+        """
         sts = Policy("sts", DOMAIN, ("version: STSv1", "mode: testing"), ("*.there.example",)).json()
         failure = Failure("certificate-expired", HOST, "192.0.2.1", "it ended yesterday").json()
         values = self.values(Counted(sts, "", 7), Counted(sts, failure, 2), Counted(PLAIN, "", 1))
@@ -126,7 +129,10 @@ class Reports(SynchronousTestCase):
         )
 
     def test_the_mail_is_that_of_the_standard(self) -> None:
-        """Section 5.3: multipart/report, the two header fields, the file's name; and it may go without TLS."""
+        """Section 5.3: multipart/report, the two header fields, the file's name; and it may go without TLS.
+
+        Rule: TLS reports: by mail
+        """
         octets = self.report.octets([Counted(PLAIN, "", 1)])
         header, body = mail_of(self.report, octets, parse_address("tls@there.example"), 1_800_000_000.0)
         mail = message_from_bytes(header + body, policy=default)
@@ -185,7 +191,10 @@ class Telling(SynchronousTestCase):
         self.assertEqual(self.told(Script()), [])
 
     def test_testing_and_enforce_report_the_same_failures(self) -> None:
-        """RFC 8461 section 5: testing delivers, and is told of."""
+        """RFC 8461 section 5: testing delivers, and is told of.
+
+        Rule: TLS reports: failures in testing mode
+        """
         for mode in (PolicyMode.TESTING, PolicyMode.ENFORCE):
             self.assertEqual(self.told(Script(), mode), [("sts", "")])
             self.assertEqual(self.told(BAD["expired"], mode), [("sts", "certificate-expired")])
@@ -337,7 +346,10 @@ class Sending(SynchronousTestCase):
         self.assertEqual(self.left(), 0)
 
     def test_a_web_server_gets_it_posted(self) -> None:
-        """Compressed; and when it cannot, it is asked again with the same id."""
+        """Compressed; and when it cannot, it is asked again with the same id.
+
+        Rule: TLS reports: over HTTPS
+        """
         self.resolver.txt[PLACE] = ["v=TLSRPTv1; rua=https://there.example/tls"]
         self.web = TemporaryFailure("the server answers 500")
         self.clock.advance(sending.LOOK)
