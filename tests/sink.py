@@ -1,5 +1,5 @@
 """A mail server of somebody else for tests with a real service: takes everything, in threads, with TLS when it has a
-certificate."""
+certificate.  Only that nobody is called ``nobody`` there."""
 
 from __future__ import annotations
 
@@ -76,9 +76,13 @@ class _Session(socketserver.StreamRequestHandler):
             elif verb == b"MAIL":
                 sender, recipients = _path(line), []
                 self._say(b"250 ok")
+            elif verb == b"RCPT" and _path(line).startswith(b"nobody@"):
+                self._say(b"550 5.1.1 no such user at all")
             elif verb == b"RCPT":
                 recipients.append(_path(line))
                 self._say(b"250 ok")
+            elif verb == b"DATA" and not recipients:
+                self._say(b"503 5.5.1 no recipients")
             elif verb == b"DATA":
                 self._say(b"354 go on")
                 content = b"".join(iter(self.rfile.readline, b".\r\n"))

@@ -74,17 +74,17 @@ class Reports:
         if who:
             what = _WHAT[action].format(message.trace_id)
             reports.store(txn, header, body, who, trace_id=trace_id, now=now, what=what)
-            _note(txn, message, f"<{sender}> is told that it {_HAPPENED[action]}, by {trace_id}", now, str(sender))
+            _note(txn, message, f"<{sender}> is told that it {_HAPPENED[action]}, by {trace_id}", now, group, sender)
         elif action is Action.FAILED:
             self._tell_postmaster(txn, message, group, now)
         else:
-            _note(txn, message, f"no report for <{sender}>: nobody here, or no room", now, str(sender))
+            _note(txn, message, f"no report for <{sender}>: nobody here, or no room", now, group, sender)
 
     def _tell_postmaster(self, txn: Cursor, message: OutboundMessage, group: list[Told], now: float) -> None:
         postmaster = Address("postmaster", self._hostname)
         who = reports.readers(txn, postmaster, self._hostname, now)
         if not who:
-            _note(txn, message, "nobody is told: it has no sender, and nobody gets the postmaster's mail", now)
+            _note(txn, message, "nobody is told: it has no sender, and nobody gets the postmaster's mail", now, group)
             return
         trace_id = self._new_id()
         header, body = report(
@@ -99,7 +99,7 @@ class Reports:
         )
         what = f"a report that {message.trace_id} could neither be delivered nor returned"
         reports.store(txn, header, body, who, trace_id=trace_id, now=now, what=what, notify="NEVER")
-        _note(txn, message, f"the postmaster is told instead of its sender, by {trace_id}", now)
+        _note(txn, message, f"the postmaster is told instead of its sender, by {trace_id}", now, group)
 
 
 _HAPPENED = {Action.FAILED: "failed", Action.DELAYED: "is late", Action.RELAYED: "was handed on"}
@@ -150,6 +150,7 @@ def _parts(txn: Cursor, message_id: int) -> Iterable[bytes]:
         number += 1
 
 
-def _note(txn: Cursor, message: OutboundMessage, text: str, now: float, *about: str) -> None:
-    entry = events.Entry(now, Noted(text, about), trace_id=message.trace_id, message_id=message.id)
+def _note(txn: Cursor, message: OutboundMessage, text: str, now: float, group: Iterable[Told], *about: Address) -> None:
+    keys = (*map(str, about), *(each.row.recipient for each in group))
+    entry = events.Entry(now, Noted(text, keys), trace_id=message.trace_id, message_id=message.id)
     events.record(txn, [entry])
