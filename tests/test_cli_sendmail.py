@@ -13,6 +13,7 @@ from mailsvc.cli.main import Common
 from mailsvc.cli.main import mailsvc as command
 from mailsvc.storage import accounts, mailboxes
 from mailsvc.storage.opening import looking
+from mailsvc.storage.rows import many
 from tests.test_cli_user import UserCase
 
 CONFIGURATION = """\
@@ -105,9 +106,11 @@ class Taking(SendmailCase):
         """-N, -R and -V go along."""
         self.assertEqual(self.status("-N", "success,failure", "-R", "hdrs", "-V", "id1", "bob@example.net"), 0)
         with looking(self.path) as txn:
-            row = txn.execute(
-                "SELECT notify, dsn_return, envelope_id FROM outbound JOIN message ON message.id = message_id"
-            ).fetchone()
+            [row] = many(
+                txn.execute(
+                    "SELECT notify, dsn_return, envelope_id FROM outbound JOIN message ON message.id = message_id"
+                )
+            )
         self.assertEqual(tuple(row), ("SUCCESS,FAILURE", "HDRS", "id1"))
 
     def test_queue_and_aliases(self) -> None:

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
@@ -97,8 +97,7 @@ def send(common: Common, /, to: Sequence[str], as_json: bool, verbose: bool, **o
     asked.check()
     configuration = common.in_force().configuration
     hostname = asked.helo or configuration.hostname
-    login = asked.login()
-    place = asked.place(configuration, login)
+    place = asked.place(configuration)
     letter, handed = asked.message(configuration, hostname)
     try:
         progress = _Progress(letter.size, shown=sys.stderr.isatty() and not verbose)
@@ -188,16 +187,19 @@ class _Asked:
         secret = new_secret(f"Password for {self.user}", self.from_stdin, self.file, SECRET_LIMIT, known=True)
         return RelayLogin("login", LoginKind.PASSWORD, self.user, secret)
 
-    def place(self, configuration: Configuration, login: RelayLogin | None) -> Place:
-        """Where to."""
+    def place(self, configuration: Configuration) -> Place:
+        """Where to; the password is asked for when it may be sent there."""
         if self.mx:
             return Place(MX)
+        logs_in = self.user is not None
         if self.local:
-            return _local(configuration, login)
-        relay = relay_of(self.via or "", login=login is not None or self.label is not None)
-        if login is not None:
-            check_login(relay)
-        return Place(relay if self.label is None else _labelled(relay, self.label), (), login)
+            place = _local(configuration, login=logs_in)
+        else:
+            relay = relay_of(self.via or "", login=logs_in or self.label is not None)
+            place = Place(relay if self.label is None else _labelled(relay, self.label))
+        if logs_in:
+            check_login(place.relay)
+        return replace(place, login=self.login())
 
     def timeouts(self) -> Timeouts:
         """RFC 5321's, or less."""
@@ -250,12 +252,12 @@ class _Asked:
         return composed(draft, date=formatdate(time.time(), localtime=True), message_id=new_message_id(hostname))
 
 
-def _local(configuration: Configuration, login: RelayLogin | None) -> Place:
+def _local(configuration: Configuration, *, login: bool) -> Place:
     authority = (Path(configuration.certs) / AUTHORITY_FOLDER / AUTHORITY_CERTIFICATE).absolute()
     ca = str(authority) if os.access(authority, os.R_OK) else None
-    for relay, found in local_relays(configuration, login=login is not None, ca=ca):
-        return Place(relay, found, login)
-    which = "listen.submissions or listen.submission" if login is not None else "listen.smtp or listen.lmtp"
+    for relay, found in local_relays(configuration, login=login, ca=ca):
+        return Place(relay, found)
+    which = "listen.submissions or listen.submission" if login else "listen.smtp or listen.lmtp"
     raise MailsvcError(f"the configuration names no listener that can be reached from here; see {which}")
 
 
