@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -65,8 +64,9 @@ class Posting(TestCase):
         await post(url, BODY, tls, reactor, kind="application/tlsrpt+gzip", seconds=seconds, connect=connect)
 
     async def refused(self, words: str, says: bytes = b"", name: str = HOST, seconds: float = 5.0) -> None:
-        posting = Deferred.fromCoroutine(self.posted(says, name, seconds))
-        self.assertIn(words, str(await self.assertFailure(posting, FetchFailed)))
+        with self.assertRaises(FetchFailed) as caught:
+            await self.posted(says, name, seconds)
+        self.assertIn(words, str(caught.exception))
 
     async def test_what_is_posted(self) -> None:
         """The body as it is, with its type and length."""
