@@ -11,6 +11,7 @@ A file of ``tests/dialogues`` has comments (``#``), settings, an empty line, and
     alias: team@example.org alice@example.org bob@example.org
     program: sorter@example.org /bin/sorter 67 no such list    # an alias with a program: its exit status and output
     rule: catch_all alice@example.org                          # of example.org: a field of DomainRules
+    backup: example.net carol dora                             # we are its backup MX, and these are its recipients
     quota: alice@example.org 900  # octets
     disabled: bob@example.org
     segments: whole               # the dialogue is about segments: do not cut it
@@ -45,6 +46,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mailsvc.backup.listing import list_in_clear
 from mailsvc.directory.program import Ended
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
@@ -52,6 +54,7 @@ from mailsvc.pop3.admission import Admission
 from mailsvc.smtp.intake import BodyLimits
 from mailsvc.smtp.modes import lmtp
 from mailsvc.storage.aliases import add_alias
+from mailsvc.storage.backups import NewBackup, Source, add_backup, put_list
 from mailsvc.storage.rules import domain_rules, set_disabled, set_domain_rules, set_quota
 from tests.memory import MODES, Client, Cut, MailCase, MailHost, byte_by_byte, storage_failure, whole
 
@@ -143,6 +146,11 @@ def _set_up_directory(host: MailHost, dialogue: Dialogue) -> None:
         assert rules is not None
         changed: dict[str, Any] = {rule: parse_address(text) if "@" in text else text}
         host.store.now(set_domain_rules, replace(rules, **changed))
+    for value in dialogue.values("backup"):
+        domain, *names = value.split()
+        host.store.now(add_backup, NewBackup(domain, Source.TABLE, 30 * 86400.0), 0.0)
+        known = list_in_clear(domain, names, separator="+", catch_all=False)
+        host.store.now(put_list, domain, known, "", 0.0)
     for value in dialogue.values("quota"):
         address, number = value.split()
         host.store.now(set_quota, address, int(number))

@@ -27,7 +27,7 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.internet import _newtls
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, ITCPTransport
 from twisted.internet.protocol import Protocol
@@ -44,6 +44,8 @@ from mailsvc.accounts.login import WrongLogin
 from mailsvc.accounts.realm import PASSWORD as PASSWORD_CREDENTIAL
 from mailsvc.accounts.realm import Account, AccountId, app_credential
 from mailsvc.accounts.realm import portal as make_portal
+from mailsvc.backup.judging import BackupRecipients
+from mailsvc.backup.keys import Keys
 from mailsvc.directory.lookup import TableDirectory
 from mailsvc.directory.program import Ended
 from mailsvc.directory.tables import Program
@@ -522,7 +524,8 @@ class MailHost:
         self.intake = Intake(
             self.store, self.reactor, HOSTNAME, programs=self.programs, new_id=lambda: f"ID{next(numbers)}"
         )
-        directory = TableDirectory(self.store, self.reactor, HOSTNAME, programs=True)
+        backups = BackupRecipients(self.store, Keys(self.reactor, maybeDeferred))
+        directory = TableDirectory(self.store, self.reactor, HOSTNAME, programs=True, backups=backups)
         self.helpers = Helpers(self.intake, directory, PasswordAuthenticator(self._portal))
         self.cut = cut
         self.add_user(ALICE)

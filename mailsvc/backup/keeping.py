@@ -78,6 +78,9 @@ def read_file(path: Path, domain: str, separator: str, stamp: str = "") -> FileL
         names, catch_all = names_in(lines, domain)
     except MailsvcError as error:
         raise MailsvcError(f"{path}: {error}") from None
+    if not names and not catch_all:
+        # Most likely somebody is writing it just now; nobody at all is refused for that.
+        raise MailsvcError(f"{path}: the file of recipients names nobody in {domain}; check it")
     return FileList(list_in_clear(domain, names, separator=separator, catch_all=catch_all), now)
 
 

@@ -21,6 +21,9 @@ from mailsvc.errors import MailsvcError, TemporaryFailure
 FRESH = 60.0
 """Seconds for which a file is not read again."""
 
+_DIFFERENT = 8
+"""Octets of a key that differ at least: far fewer than chance ever gives."""
+
 _DIGITS = re.compile(rb"[0-9A-Fa-f]{64}\Z")
 
 
@@ -37,7 +40,12 @@ def read_key(path: Path) -> bytes:
             f"{path}: holds no key of a list of recipients; copy the file that `mailsvc backup offer` has written on"
             " the primary, or make one with 64 hexadecimal digits (openssl rand -hex 32)"
         )
-    return bytes.fromhex(digits.decode("ascii"))
+    octets = bytes.fromhex(digits.decode("ascii"))
+    if len(set(octets)) < _DIFFERENT:
+        raise MailsvcError(
+            f"{path}: anybody could guess this key; let `mailsvc backup offer` make a new one"
+        )
+    return octets
 
 
 def make_key(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mailsvc.backup.forms import MOST_NAMES, NameRules, RecipientList, recipient_list
 from mailsvc.errors import MailsvcError
-from mailsvc.mail.address import AddressError, parse_address
+from mailsvc.mail.address import AddressError, parse_address, parse_domain
 
 FORMAT = "mailsvc recipients 1"
 
@@ -61,6 +61,7 @@ def name_of(word: str, domain: str) -> str | None:
     if word in ("*", f"*@{domain}") or (word.startswith("@") and word[1:].lower() == domain):
         return ""
     if word.startswith("@"):
+        parse_domain(word[1:])
         return None
     address = parse_address(word if "@" in word else f"{word}@{domain}")
     return address.name if address.domain == domain else None

@@ -24,11 +24,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.inspect import printable, when
 from mailsvc.cli import listening
+from mailsvc.cli.backup import stale
 from mailsvc.cli.listening import NotServed, NotTried, Place
 from mailsvc.cli.main import Common
 from mailsvc.config import Configuration, load
 from mailsvc.errors import MailsvcError, StartRefused
 from mailsvc.mail.address import Address
+from mailsvc.storage import backups
 from mailsvc.storage.aliases import resolution
 from mailsvc.storage.opening import glancing, problems_of
 from mailsvc.surroundings import surroundings
@@ -40,6 +42,7 @@ from mailsvc.tls.table import CredentialTable, make_table
 from mailsvc.tls.trust import list_remarks, trust_source
 
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "pop3", "pop3s")
+_BACKUP_SCHEMA = 15
 MOST_NAMES = 20
 """Names that are asked for at one listener."""
 
@@ -100,6 +103,7 @@ def examined(
     yield Check("settings", "ok", f"they are right ({file or 'no file: defaults and environment only'})")
     yield from (Check("settings", "warning", printable(remark)) for remark in in_force.remarks)
     yield from _database(configuration)
+    yield from _backups(configuration, now)
     table, found = _certificates(configuration, environ, now)
     yield from found
     yield from _clients(configuration, now)
@@ -147,6 +151,19 @@ def _clients(configuration: Configuration, now: datetime) -> Iterator[Check]:
         yield from (Check("clients", how, printable(f"{name}: {text}")) for how, text in remarks)
         if not any(how == "error" for how, _ in remarks):
             yield Check("clients", "ok", f"{name}: what client certificates are checked with is there")
+
+
+def _backups(configuration: Configuration, now: datetime) -> Iterator[Check]:
+    """What is known of the recipients in the domains that we are a backup MX for."""
+    try:
+        with glancing(configuration.database, _BACKUP_SCHEMA) as txn:
+            rows = [] if txn is None else backups.backups(txn)
+    except MailsvcError:
+        return  # `_database` has told of it
+    for row in rows:
+        wrong = stale(row, now.timestamp())
+        text = wrong or "this server is a backup for it, and knows its recipients"
+        yield Check("backup", "warning" if wrong else "ok", printable(f"{row.name}: {text}"))
 
 
 def _certificates(

@@ -99,8 +99,9 @@ def trust_source(configuration: Configuration) -> TrustSource:
         for each in fields(configuration.client_certificates)
         for wanted in [getattr(configuration.client_certificates, each.name)]
     }
-    # Backup servers are known by their keys, whoever has signed them; what is not known gets nothing there.
-    demands["recipients"] = Demand(Asking.ASK, tickets=False)
+    if configuration.listen.recipients:
+        # Backup servers are known by their keys, whoever has signed them; what is not known gets nothing there.
+        demands["recipients"] = Demand(Asking.ASK, tickets=False)
     return TrustSource(demands, configuration.accounts.certificate_cas)
 
 
