@@ -17,7 +17,7 @@ from mailsvc.storage import accounts, identities
 from mailsvc.tls.policy import Asking, ListenerPolicy
 from tests.bad_certificates import Made, make, now, root
 from tests.client_certificates import AskingHost, asking, expired, external, key_of, mail, person, showing
-from tests.memory import ALICE, BOB, MailCase, storage_failure
+from tests.memory import ALICE, BOB, Client, MailCase, storage_failure
 
 WELCOME = b"235 2.7.0 Authentication succeeded\r\n"
 REFUSED = b"535 5.7.8 Authentication credentials invalid\r\n"
@@ -234,17 +234,22 @@ class MachineTests(CertificateCase):
         host, made = self.machine("*")
         self.assertTrue(mail(host.sender(made), "any@example.com").startswith(b"250 "))
 
-    def test_no_relay(self) -> None:
-        """Mail for others is refused as it is for users; strangers are told what strangers are told."""
+    def test_to_the_world(self) -> None:
+        """A machine may write to others as users may; a stranger may not."""
         host, made = self.machine("*")
-        client = host.sender(made)
+        for client in (host.sender(made), self._user()):
+            self.assertTrue(mail(client, ALICE, "x@elsewhere.example").startswith(b"250 "))
+        self.assertEqual(host.count("outbound"), 1)
+        stranger = host.mx_client()
+        stranger.ask(b"MAIL FROM:<a@example.org>")
+        self.assertEqual(stranger.ask(b"RCPT TO:<x@elsewhere.example>")[:9], b"550 5.7.1")
+
+    def _user(self) -> Client:
         user = self.asking()
         user.know(laptop := person())
         login = user.sender(laptop)
         login.ask(external())
-        said = mail(client, "a@example.org", "x@elsewhere.example")
-        self.assertTrue(said.startswith(b"550 5.7.1 "), said)
-        self.assertEqual(said, mail(login, ALICE, "x@elsewhere.example"))
+        return login
 
     def test_others_must_log_in(self) -> None:
         """Another key, an expired certificate, none, HELO before TLS: 530."""

@@ -101,7 +101,7 @@ class InjectionTests(MailCase):
         host.store.release()
         client.settle()
         self.assertTrue(client.take().startswith(b"250 2.1.5 Recipient ok\r\n" + READY))
-        self.assertEqual((client.is_closed, host.store.calls), (True, ["resolution"]))
+        self.assertEqual((client.is_closed, host.store.calls), (True, ["led"]))
 
     def test_pipelined_before(self) -> None:
         """Commands before STARTTLS in the same segment are fine, when nothing stands behind it."""
