@@ -117,7 +117,7 @@ class ClientCertificates(SynchronousTestCase):
 
         Rule: EXTERNAL
         """
-        laptop = person("laptop", alone=True)
+        laptop = person("laptop")
         cert, key = self.files(laptop, "laptop")
         self.mailsvc("user", "certificate", "add", ALICE, "--certificate", cert, "--label", "laptop")
         dialogue = f"ehlo client.example\nauth external =\nmail from:<{ALICE}>\nquit\n"
@@ -127,7 +127,8 @@ class ClientCertificates(SynchronousTestCase):
             self.assertIn("250 2.1.0 ", said)
         self.assertIn("504 5.5.4 ", self.s_client("submission", dialogue))
         self.assertNotIn("250", self.s_client("submissions", dialogue, "-tls1_3"))
-        self.assertNotIn("250", self.s_client("submissions", dialogue, "-cert", cert, "-key", key))
+        other, its_key = self.files(person("stranger", alone=True), "stranger")
+        self.assertNotIn("250", self.s_client("submissions", dialogue, "-cert", other, "-key", its_key))
 
     def test_msmtp_and_curl(self) -> None:
         """A verified address logs in by a CA that may vouch: sent with msmtp, fetched with curl; then it is revoked.
