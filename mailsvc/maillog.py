@@ -117,14 +117,17 @@ def accepted(
     )
 
 
-def relayed(trace_id: str, recipient: str, host: str, reply: str, channel: str) -> None:
+def relayed(
+    trace_id: str, recipient: str, host: str, reply: str, channel: str, *, duplicate_possible: bool = False
+) -> None:
     """Another server took a message."""
     log.info(
-        "{trace_id}: relayed to <{recipient}>, {host}, {channel}: {reply}",
+        "{trace_id}: relayed to <{recipient}>, {host}, {channel}{twice}: {reply}",
         trace_id=trace_id,
         recipient=shown(recipient),
         host=shown(host),
         channel=channel,
+        twice=" (a duplicate is possible)" if duplicate_possible else "",
         reply=shown(reply, 500),
     )
 

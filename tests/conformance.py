@@ -275,6 +275,7 @@ REQUIRED: dict[str, Group] = {
         "A dead node's mail is taken over": "",
         "A full disk stops the queue and loses nothing": "",
         "A queue that is killed loses nothing, and repeats only what nobody could know": "RFC 1047",
+        "A service that is killed while it sends loses nothing, and marks what may come twice": "RFC 1047",
         "A clock that jumps makes no message old": "",
         "Every accepted message is delivered or reported": "RFC 5321 section 6.1",
         "A refusal in time is a reply and no report": "",

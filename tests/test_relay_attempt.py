@@ -134,6 +134,17 @@ class Hosts(WayCase):
         self.assertIn("greylisted", text)
         self.assertIn(f"{HOST} [192.0.2.1:25]", text)
 
+    def test_hosts_that_all_keep_us_waiting(self) -> None:
+        """After a quarter of an hour no further one is tried in this attempt."""
+        silent = Script(answers={"GREETING": None})
+        hosts = {f"mx{number}.example": f"192.0.2.{number}" for number in range(1, 8)}
+        resolver = FakeResolver(
+            {"there.example": [(10, name) for name in hosts]}, {name: [address] for name, address in hosts.items()}
+        )
+        way = self.way({(address, 25): silent for address in hosts.values()}, resolver)
+        self.assertWaits(way.send(JOE), "4.4.2")
+        self.assertEqual(len(way.heard), 3, "each took five minutes for its greeting")
+
     def test_dns_that_does_not_answer_keeps_the_mail(self) -> None:
         """Never a bounce for a resolver that is down.
 
@@ -221,6 +232,16 @@ class Routes(WayCase):
         way = self.way({ONE: Script()})
         way.route("tls://192.0.2.1?cert=ours")
         self.assertIn("/nonexistent/ours/fullchain.pem", self.assertWaits(way.send(JOE), "4.3.0"))
+
+    def test_a_route_that_changes_while_rows_wait_together(self) -> None:
+        """Each row goes its own way: what was put together under the old routes is told to nobody else."""
+        way = self.way({("192.0.2.8", 25): Script(), ("192.0.2.9", 25): Script()})
+        way.route("smtp://192.0.2.9")
+        rows = way.rows(JOE, "joe@other.example", ANN)
+        way.route("smtp://192.0.2.8", kind=RouteKind.TO, key="there.example")
+        outcomes = way.attempt(rows)
+        self.assertEqual([each.host for each in outcomes], ["192.0.2.8", "192.0.2.9", "192.0.2.8"])
+        self.assertEqual([each.recipients for each in way.network.taken], [[JOE, ANN], ["joe@other.example"]])
 
     def names(self, way: Way, rows: Sequence[OutboundRow]) -> list[str]:
         found = way.network.run(way.deliveries.destinations(rows))

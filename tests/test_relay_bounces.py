@@ -231,7 +231,7 @@ class QuotedTests(BounceCase):
 
         Rule: DSN: RET, and what is quoted has a limit
         """
-        for options in ("", " RET=HDRS"):
+        for options in ("", " RET=HDRS", " RET=FULL REQUIRETLS"):  # RFC 8689 section 5
             part = self.quoted(options)
             self.assertEqual(part.get_content_type(), "text/rfc822-headers")
             self.assertNotIn("secret", part.as_string())

@@ -222,6 +222,22 @@ class Connections(SynchronousTestCase):
         outcome = fate(early, outgoing(content=b"x: y\r\n" * 600_000))
         self.assertEqual((outcome.kind, outcome.duplicate_possible), (Kind.DEFERRED, False))
 
+    def test_a_host_that_does_not_want_us_in_clear(self) -> None:
+        """Where TLS is demanded 521 in clear is the word of anybody on the way, and gives no mail up."""
+        for place in ("GREETING", "EHLO"):
+            network = Network({HERE: Script(answers={place: b"521 5.3.2 no mail here\r\n"})})
+            with self.assertRaises(Refused) as caught:
+                network.run(connect(network, WHERE, how("tls://mail.example.org")))
+            outcome = caught.exception.outcome
+            self.assertEqual((outcome.kind, outcome.enhanced), (Kind.DEFERRED, "4.3.2"))
+
+    def test_a_login_that_is_missing(self) -> None:
+        """530 and its like are about our login, whatever they answer; it can be mended, and the mail waits."""
+        for place in ("MAIL", "RCPT", "DATA"):
+            found, _ = fates(replace(CLEAR, answers={place: b"530 5.7.0 log in first\r\n"}), outgoing())
+            outcome = found["joe@example.org"]
+            self.assertEqual((outcome.kind, outcome.enhanced), (Kind.DEFERRED, "4.7.0"))
+
     def test_silence_at_each_point(self) -> None:
         """Each phase has its limit, and the outcome says which answer did not come.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -289,6 +290,9 @@ class Nodes(Case):
         world.node("two")
         world.run(400.0)
         self.assertEqual(Counter(world.network.arrived.values()), Counter({1: 80, 2: 20}))
+        # Which of those that it had claimed it had begun with, nobody can know.
+        details = [json.loads(detail) for (detail,) in world.store.connection.execute("SELECT detail FROM event")]
+        self.assertEqual(sum(each.get("duplicate_possible", False) for each in details), 100)
 
     def test_two_nodes(self) -> None:
         """Two nodes share the work, and nothing is sent twice."""

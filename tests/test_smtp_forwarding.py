@@ -141,6 +141,16 @@ class AliasTests(ForwardCase):
         client.ask(b"MAIL FROM:<>")
         self.assertEqual(client.ask(f"RCPT TO:<{rewritten}>".encode())[:9], b"550 5.1.1")
 
+    def test_nothing_but_bounces_goes_back(self) -> None:
+        """Whoever has seen a rewritten sender cannot send other mail through us to the address in it."""
+        host = self.a_host()
+        self.send(host.mx_client(), "eve@example.com", TEAM)
+        rewritten = self.rows(host)[0][1]
+        for client, sender in ((host.mx_client(), "mallory@example.com"), (self.user(host), ALICE)):
+            client.ask(f"MAIL FROM:<{sender}>".encode())
+            self.assertEqual(client.ask(f"RCPT TO:<{rewritten}>".encode())[:9], b"550 5.7.1")
+        self.assertEqual(host.count("outbound"), 1)
+
     def test_of_a_sender_that_is_ours_meanwhile(self) -> None:
         """A rewritten sender of a domain that has become ours leads to the account there."""
         host = self.a_host()

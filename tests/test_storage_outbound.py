@@ -83,6 +83,20 @@ class Leases(Case):
         self.assertEqual(self.claim("other", 8.0), [row])
         self.assertEqual(self.store.now(outbound.give_back, "me", [row]), 0)
 
+    def test_whose_it_was(self) -> None:
+        """A row that is taken over says so until it was tried, also when it was given back or moved."""
+        self.send("b@example.net", "c@example.net")
+        self.assertEqual({row.owner for row in self.claim()}, {None})
+        one, other = self.claim("heir", 300.0)
+        self.assertEqual((one.owner, other.owner), ("me", "me"))
+        self.store.now(outbound.give_back, "heir", [one])
+        self.store.now(outbound.move, "heir", [(other, "elsewhere")])
+        taken = self.claim("third", 300.0)
+        self.assertEqual([row.owner for row in taken], ["me", "me"])
+        self.store.now(outbound.retry, "third", again(taken[0], 400.0), 300.0)
+        [row] = self.claim("fourth", 400.0)
+        self.assertIsNone(row.owner)
+
     def test_renewed(self) -> None:
         """A lease that is renewed ends later."""
         self.send("b@example.net")

@@ -172,7 +172,8 @@ def _went_out(event: Relayed | PutOff | GivenUp) -> str:
     tried = "at the first attempt" if event.attempts == 1 else f"after {event.attempts:,} attempts"
     match event:
         case Relayed():
-            return f"<{event.recipient}> was taken by {event.host} {tried}{channel}: {event.reply}"
+            taken = f"<{event.recipient}> was taken by {event.host} {tried}{channel}: {event.reply}"
+            return f"{taken}; it may have come twice" if event.duplicate_possible else taken
         case PutOff():
             at = f"{event.host}, at {event.phase}" if event.host else event.phase
             twice = "; it may arrive twice" if event.duplicate_possible else ""

@@ -67,4 +67,5 @@ class TableDirectory:
             programs=found.programs if self._programs else (),
             beyond_quota=found.is_reserved,
             remotes=found.remotes,
+            bounces_only=found.bounces_only,
         )

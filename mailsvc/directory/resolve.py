@@ -62,6 +62,7 @@ class Resolution:
     ``accounts`` (each once, in the order of their addresses), ``programs`` and ``remotes`` are where; ``refusal`` is
     the reply that refuses the address whatever the message, or None.  ``is_local``: the domain is ours.
     ``is_reserved``: postmaster or abuse, which are taken also when an account is full.
+    ``bounces_only``: it is a sender that we have rewritten, to which nobody writes but with the null sender.
     """
 
     address: Address
@@ -72,6 +73,7 @@ class Resolution:
     refusal: Reply | None
     is_local: bool
     is_reserved: bool
+    bounces_only: bool = False
 
 
 def resolve(address: Address, tables: Tables, *, hostname: str = "", programs: bool = False) -> Resolution:

@@ -227,6 +227,7 @@ class Relayed(Event):
     """Another server took a message for ``recipient``: ``reply`` is what it said, ``attempts`` how many were made.
 
     ``channel`` is what TLS proved and what it had to prove, in words; ``tls`` is version and cipher, "" without.
+    ``duplicate_possible``: a process that had begun with it before did not live to tell, so it may come twice.
     """
 
     kind: ClassVar[str] = "relayed"
@@ -237,6 +238,7 @@ class Relayed(Event):
     channel: str = ""
     tls: str = ""
     seconds: float = 0.0
+    duplicate_possible: bool = False
 
     def addresses(self) -> tuple[str, ...]:
         return (self.recipient,)

@@ -26,14 +26,14 @@ from mailsvc.mail.wishes import Wish
 from mailsvc.relay import client
 from mailsvc.relay.client import Conversation, How, Refused, Where
 from mailsvc.relay.connections import Connections, Key, is_stale
-from mailsvc.relay.destinations import destination_of, plan_of
+from mailsvc.relay.destinations import destination_of, ways_of
 from mailsvc.relay.hosts import NoHosts
 from mailsvc.relay.means import Means
 from mailsvc.relay.mx import Exchangers, Found
 from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
 from mailsvc.relay.outgoing import Content, Outgoing, Timeouts
 from mailsvc.relay.policies import Needed, Policies
-from mailsvc.relay.routes import Plan, Target, ToBackup, ToMX, ToRelays, in_order
+from mailsvc.relay.routes import Target, ToBackup, ToMX, ToRelays, in_order
 from mailsvc.relay.seams import Batch, Destination
 from mailsvc.relay.url import Relay, Tls
 from mailsvc.relay.weighing import weighed
@@ -45,6 +45,10 @@ from mailsvc.tls.observation import ServerIdentity
 
 MOST_HOSTS = 10
 """Hosts that one attempt tries in all, whatever routes and MX records say."""
+
+PATIENCE = 900.0
+"""Seconds after which an attempt begins with no further host: a domain whose hosts all keep us waiting, each as long as
+RFC 5321 section 4.5.3.2 allows, would otherwise hold a conversation for hours that others wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +121,18 @@ class Deliveries:
 
     async def attempt(self, batch: Batch) -> Mapping[int, Outcome]:
         """See `mailsvc.relay.seams.Attempts`."""
-        trial = _Trial(batch)
         try:
-            for target in await self._targets(trial):
-                if trial.waiting:
-                    await self._target(trial, target)
+            # Routes may have changed since the rows were put together: each goes by its own, or it would be told to
+            # a server that has nothing to do with it, and come back as undeliverable.
+            ways = await self._store.read(ways_of, batch.rows)
         except MailsvcError as why:
-            trial.note_all(refused_here(str(why), "4.3.0"))
+            return dict.fromkeys((row.id for row in batch.rows), refused_here(str(why), "4.3.0"))
         except CancelledError:
-            pass  # between two hosts, where nothing is under way: what is known is known
-        return trial.result()
+            return dict.fromkeys((row.id for row in batch.rows), _NOT_BEGUN)
+        outcomes: dict[int, Outcome] = {}
+        for targets, rows in ways.items():
+            outcomes |= await self._attempt(replace(batch, rows=rows), targets)
+        return outcomes
 
     # -- for the service ----------------------------------------------------------------------------------------
 
@@ -141,12 +147,17 @@ class Deliveries:
 
     # -- hosts --------------------------------------------------------------------------------------------------
 
-    async def _targets(self, trial: _Trial) -> Sequence[Target]:
-        for rows in trial.waiting.values():
-            # All that travel together have the same.
-            plan: Plan = await self._store.read(plan_of, rows[0])
-            return plan.targets
-        return ()
+    async def _attempt(self, batch: Batch, targets: Sequence[Target]) -> Mapping[int, Outcome]:
+        trial = _Trial(batch, self._reactor.seconds())
+        try:
+            for target in targets:
+                if trial.waiting:
+                    await self._target(trial, target)
+        except MailsvcError as why:
+            trial.note_all(refused_here(str(why), "4.3.0"))
+        except CancelledError:
+            pass  # between two hosts, where nothing is under way: what is known is known
+        return trial.result()
 
     async def _target(self, trial: _Trial, target: Target) -> None:
         stops = await self._stops(target)
@@ -155,6 +166,8 @@ class Deliveries:
             return
         for stop in stops:
             if not trial.waiting or self._ending or trial.hosts >= MOST_HOSTS:
+                return
+            if trial.hosts and not 0 <= self._reactor.seconds() - trial.began < PATIENCE:
                 return
             trial.hosts += 1
             try:
@@ -280,8 +293,9 @@ class Deliveries:
 class _Trial:
     """A batch on its way from host to host.  ``waiting``: the rows that have no decision yet, by recipient."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, began: float) -> None:
         self.batch = batch
+        self.began = began
         self.hosts = 0
         self.waiting: dict[Address, list[OutboundRow]] = {}
         self._heard: dict[int, list[Outcome]] = {row.id: [] for row in batch.rows}

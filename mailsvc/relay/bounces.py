@@ -61,7 +61,8 @@ class Reports:
         header, body = report(
             action,
             [_about(each, now) for each in group],
-            _reported(txn, message, whole=action is Action.FAILED and message.dsn_return == "FULL"),
+            # RFC 8689 section 5: what must not travel in clear does not come back in a report that may.
+            _reported(txn, message, whole=_is_whole(action, message)),
             to=sender,
             hostname=self._hostname,
             trace_id=trace_id,
@@ -118,6 +119,10 @@ def is_wanted(told: Told) -> bool:
             return words is not None and "SUCCESS" in words and not told.outcome.dsn
         case Action.DELIVERED:
             return False
+
+
+def _is_whole(action: Action, message: OutboundMessage) -> bool:
+    return action is Action.FAILED and message.dsn_return == "FULL" and not message.require_tls
 
 
 def _about(told: Told, now: float) -> About:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from mailsvc.errors import MailsvcError
-from mailsvc.mail.address import Address, parse_address
+from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.relay.routes import Plan, Route, RouteKind, Target, ToBackup, ToMX, ToRelays, plan, targets_of
 from mailsvc.relay.seams import Destination
 from mailsvc.relay.url import MX, parse_relay
@@ -39,9 +39,27 @@ class _Remembered:
         return self._known[kind, key]
 
 
-def plan_of(txn: Cursor, row: OutboundRow) -> Plan:
-    """How this row travels.  Raises `mailsvc.errors.MailsvcError` for a row or a route that cannot be read."""
-    return _plan(row, _Remembered(RouteRows(txn)))
+def ways_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[tuple[Target, ...], tuple[OutboundRow, ...]]:
+    """The rows by what is to be tried for them: all alike, unless a route has changed since they were put together.
+
+    A row whose recipient is no address has nothing to try.  Raises `mailsvc.errors.MailsvcError` for a route that
+    cannot be read.
+    """
+    table = _Remembered(RouteRows(txn))
+    known: dict[tuple[str, str, str, str], tuple[Target, ...]] = {}
+    found: dict[tuple[Target, ...], tuple[OutboundRow, ...]] = {}
+    for row in rows:
+        key = (row.recipient.rpartition("@")[2], row.reverse_path, row.account, row.via)
+        try:
+            parse_address(row.recipient)
+        except AddressError:
+            targets: tuple[Target, ...] = ()
+        else:
+            if key not in known:
+                known[key] = _plan(row, table).targets
+            targets = known[key]
+        found[targets] = (*found.get(targets, ()), row)
+    return found
 
 
 def destination_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[int, Destination]:

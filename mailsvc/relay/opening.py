@@ -11,11 +11,12 @@ server leaves out, refuses or garbles makes the demand smaller: it can only end 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mailsvc.errors import MailsvcError
 from mailsvc.relay.dialogue import BeginTLS, Broken, Hear, Remark, Secured, Session, Steps, Terms, ask
 from mailsvc.relay.logins import LoginKind, RelayLogin
-from mailsvc.relay.outcome import Outcome, Phase, by_protocol, by_reply, by_tls, refused_here
+from mailsvc.relay.outcome import Kind, Outcome, Phase, by_protocol, by_reply, by_tls, refused_here
 from mailsvc.relay.replies import PeerReply
 from mailsvc.relay.url import Tls
 from mailsvc.sasl.base64 import decode, encode
@@ -57,8 +58,8 @@ def opening(terms: Terms) -> Steps[Session]:
     check(terms)
     host = terms.host
     phase = Phase.TLS if terms.tls is Tls.IMPLICIT else Phase.GREETING
+    secured: Secured | None = None
     try:
-        secured: Secured | None = None
         if terms.tls is Tls.IMPLICIT:
             secured = yield BeginTLS()
         phase = Phase.GREETING
@@ -79,6 +80,13 @@ def opening(terms: Terms) -> Steps[Session]:
         if terms.login is not None:
             phase = Phase.AUTH
             yield from _log_in(session, terms.login)
+    except Refused as refused:
+        outcome = refused.outcome
+        if outcome.kind is Kind.FAILED and secured is None and terms.demanded > Level.PLAIN:
+            # Anybody on the way may have said that: where TLS is demanded, words in clear give no mail up.
+            outcome = replace(outcome, kind=Kind.DEFERRED, enhanced=f"4{outcome.enhanced[1:]}")
+            raise Refused(outcome, orderly=refused.orderly, broken=refused.broken) from refused
+        raise
     except Broken as broken:
         if broken.refused:
             outcome = by_tls(f"{host}: {broken}", host, refused=True)

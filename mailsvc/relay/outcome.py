@@ -52,6 +52,8 @@ class Phase(Enum):
 
 
 _ABOUT_THE_HOST = (Phase.CONNECT, Phase.GREETING, Phase.HELLO, Phase.TLS, Phase.AUTH)
+_LOGIN = (530, 534, 535, 538)
+"""RFC 4954 section 6: our login is missing or not good enough, whatever command it is said to."""
 _ABOUT_US = (*_ABOUT_THE_HOST, Phase.RESET, Phase.QUIT)
 
 
@@ -111,7 +113,9 @@ def by_reply(reply: PeerReply, phase: Phase, host: str = "") -> Outcome:
         kind = Kind.DELIVERED
     elif reply.code == 521:
         kind = Kind.FAILED  # RFC 7504 section 3: a host that never takes mail
-    elif reply.is_temporary or phase in _ABOUT_US or (phase is Phase.RCPT and reply.code == 552):
+    elif reply.is_temporary or phase in _ABOUT_US or reply.code in _LOGIN:
+        kind = Kind.DEFERRED
+    elif phase is Phase.RCPT and reply.code == 552:
         # RFC 5321 section 4.5.3.1.10: 552 for "too many recipients" is to be read as 452.
         kind = Kind.DEFERRED
     else:

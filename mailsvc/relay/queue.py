@@ -460,10 +460,13 @@ def _log_result(result: Result, now: float) -> None:
     trace_id = row.message.trace_id
     match outcome.kind:
         case Kind.DELIVERED:
-            maillog.relayed(trace_id, row.recipient, outcome.host, outcome.text, outcome.level.text)
+            twice = result.duplicate_possible
+            maillog.relayed(
+                trace_id, row.recipient, outcome.host, outcome.text, outcome.level.text, duplicate_possible=twice
+            )
         case Kind.FAILED:
             maillog.given_up(trace_id, row.recipient, outcome.text)
         case Kind.DEFERRED:
             pause = 0.0 if result.retry is None else result.retry.due - now
-            twice = outcome.duplicate_possible
+            twice = result.duplicate_possible
             maillog.put_off(trace_id, row.recipient, outcome.text, pause, duplicate_possible=twice)

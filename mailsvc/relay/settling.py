@@ -37,20 +37,27 @@ class Result:
     told: Told | None = None
     expired: bool = False
 
+    @property
+    def duplicate_possible(self) -> bool:
+        """Whether the recipient may get the message twice: this attempt may have succeeded, or that of a process which
+        did not live to tell."""
+        return self.outcome.duplicate_possible or self.row.owner is not None
+
     def event(self, now: float) -> Event:
         """What happened, for `mailsvc why`."""
         row, outcome = self.row, self.outcome
         attempts = row.attempts + 1
         channel = str(Verdict(outcome.required, outcome.level)) if outcome.host else ""
+        twice = self.duplicate_possible
         match outcome.kind:
             case Kind.DELIVERED:
                 age = round(max(0.0, now - row.created), 3)
-                return Relayed(row.recipient, outcome.host, outcome.text, attempts, channel, outcome.tls, age)
+                return Relayed(row.recipient, outcome.host, outcome.text, attempts, channel, outcome.tls, age, twice)
             case Kind.FAILED:
                 return GivenUp(row.recipient, outcome.host, outcome.text, attempts, self.expired, channel, outcome.tls)
             case Kind.DEFERRED:
                 again = now if self.retry is None else self.retry.due
-                phase, twice = outcome.phase.value, outcome.duplicate_possible
+                phase = outcome.phase.value
                 return PutOff(
                     row.recipient, outcome.host, phase, outcome.text, attempts, again, channel, outcome.tls, twice
                 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mailsvc.mail.reply import Reply, reply
 
 ACCEPTED = reply(250, "2.1.5", "Recipient ok")
+BOUNCES_ONLY = reply(550, "5.7.1", "Only reports of failures go to this address, and they have no sender")
 _UNKNOWN_USER = reply(550, "5.1.1", "No such user here")
 _DISABLED = reply(550, "5.2.1", "The account is disabled")
 _NO_RELAY = reply(550, "5.7.1", "Relaying denied: the domain is not ours")

@@ -69,7 +69,7 @@ class Destination:
     """Where a recipient leads: row ids of accounts, programs, addresses elsewhere, or the reply that refuses it.
 
     ``remotes``: for a recipient elsewhere that is itself.  ``beyond_quota``: what is stored for it is stored also when
-    an account is full (postmaster, abuse).
+    an account is full (postmaster, abuse).  ``bounces_only``: it takes mail with the null sender and no other.
     """
 
     accounts: tuple[int, ...] = ()
@@ -77,6 +77,7 @@ class Destination:
     programs: tuple[Pipe, ...] = ()
     beyond_quota: bool = False
     remotes: tuple[Address, ...] = ()
+    bounces_only: bool = False
 
 
 class Directory(Protocol):

@@ -44,7 +44,7 @@ from mailsvc.smtp.connection import SMTPConnection
 from mailsvc.smtp.extensions import Figures, keywords, parameters
 from mailsvc.smtp.intake import NO_SPACE, Reception
 from mailsvc.smtp.login import IMPOSSIBLE, UNKNOWN_MECHANISM, LoginDialogue, begin_login
-from mailsvc.smtp.recipients import ACCEPTED
+from mailsvc.smtp.recipients import ACCEPTED, BOUNCES_ONLY
 from mailsvc.smtp.rules import Helpers, Rules
 from mailsvc.smtp.seams import (
     Challenge,
@@ -331,6 +331,8 @@ class SMTPServer(SMTPConnection):
                 self._journal.unavailable(self.client, "recipient lookup", error)
                 return _TROUBLE
             refused = destination.refusal
+            if refused is None and destination.bounces_only and transaction.mail.reverse_path is not None:
+                refused = BOUNCES_ONLY
         if refused is not None:
             sender = transaction.mail.reverse_path
             self._journal.recipient_refused(self.client, str(sender or ""), address, refused)

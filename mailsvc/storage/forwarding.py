@@ -30,7 +30,7 @@ def led(txn: Cursor, address: Address, *, hostname: str = "", programs: bool = F
         return resolution(txn, address, hostname=hostname, programs=programs)
     step = Step(str(address), 0, f"is what we made of the sender {origin} when we forwarded a message")
     if not domain_exists(txn, origin.domain):
-        return Resolution(address, (step,), (), (), (origin,), None, True, False)
+        return Resolution(address, (step,), (), (), (origin,), None, True, False, bounces_only=True)
     # The sender's domain has become one of ours meanwhile.
     found = resolution(txn, origin, hostname=hostname, programs=programs)
     return Resolution(
@@ -42,6 +42,7 @@ def led(txn: Cursor, address: Address, *, hostname: str = "", programs: bool = F
         found.refusal,
         True,
         found.is_reserved,
+        bounces_only=True,
     )
 
 

@@ -80,7 +80,8 @@ class OutboundMessage:
 class OutboundRow:
     """A recipient of a message, as it was before it was claimed; see the columns of the same names.
 
-    ``due`` is None for one that is held.
+    ``due`` is None for one that is held.  ``owner``: the process that had claimed it before and never said what became
+    of it, None for nobody; the message may have arrived.
     """
 
     id: int
@@ -101,6 +102,7 @@ class OutboundRow:
     attempts: int
     unreached: bool
     delay_told: bool
+    owner: str | None = None
 
     @property
     def words(self) -> tuple[str, ...] | None:
@@ -259,7 +261,9 @@ def give_back(txn: Cursor, owner: str, rows: Iterable[OutboundRow]) -> int:
     """Rows that ``owner`` claimed and did not try: they are as they were before.  How many it still owned."""
     count = 0
     for row in rows:
-        txn.execute("UPDATE outbound SET owner = NULL, due = ? WHERE id = ? AND owner = ?", (row.due, row.id, owner))
+        txn.execute(
+            "UPDATE outbound SET owner = ?, due = ? WHERE id = ? AND owner = ?", (row.owner, row.due, row.id, owner)
+        )
         if txn.rowcount and row.due is not None:
             count += 1
             note_due(txn, row.destination, row.due)
@@ -271,8 +275,8 @@ def move(txn: Cursor, owner: str, rows: Iterable[tuple[OutboundRow, str]]) -> in
     count = 0
     for row, destination in rows:
         txn.execute(
-            "UPDATE outbound SET owner = NULL, due = ?, destination = ? WHERE id = ? AND owner = ?",
-            (row.due, destination, row.id, owner),
+            "UPDATE outbound SET owner = ?, due = ?, destination = ? WHERE id = ? AND owner = ?",
+            (row.owner, row.due, destination, row.id, owner),
         )
         if txn.rowcount and row.due is not None:
             count += 1
@@ -361,7 +365,7 @@ _MESSAGE_COLUMNS = 12
 _OF_ROW = (
     "outbound.id, outbound.recipient, outbound.reverse_path, outbound.prefix, outbound.account, outbound.notify,"
     " outbound.original, outbound.via, outbound.destination, outbound.due, outbound.created, outbound.changed,"
-    " outbound.age, outbound.keep, outbound.attempts, outbound.unreached, outbound.delay_told"
+    " outbound.age, outbound.keep, outbound.attempts, outbound.unreached, outbound.delay_told, outbound.owner"
 )
 _DUE = (
     f"SELECT {_OF_MESSAGE}, {_OF_ROW} FROM outbound JOIN message ON message.id = outbound.message_id"
@@ -400,8 +404,9 @@ def _message(row: Row) -> OutboundMessage:
 
 
 def _row(row: Row, message: OutboundMessage) -> OutboundRow:
-    number, recipient, reverse_path, prefix, *others, unreached, delay_told = row[_MESSAGE_COLUMNS:]
-    values = [number, message, recipient, reverse_path, bytes(prefix), *others, bool(unreached), bool(delay_told)]
+    number, recipient, reverse_path, prefix, *others, unreached, delay_told, owner = row[_MESSAGE_COLUMNS:]
+    values = [number, message, recipient, reverse_path, bytes(prefix), *others]
+    values += [bool(unreached), bool(delay_told), owner]
     return OutboundRow(*values)
 
 
