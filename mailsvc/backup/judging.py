@@ -21,6 +21,18 @@ UNKNOWN = reply(550, "5.1.1", "No such user, says the server of this domain")
 LATER = reply(451, "4.4.3", "Whether this user exists is not known here now; try again later")
 
 
+_IN_WORDS = {
+    Verdict.ACCEPT: "this server is a backup for the domain, and its list of recipients has the name",
+    Verdict.REFUSE: "this server is a backup for the domain, and its list of recipients does not have the name",
+    Verdict.LATER: "this server is a backup for the domain, and does not know now whether the recipient exists",
+}
+
+
+def in_words(found: Verdict) -> tuple[Reply | None, str]:
+    """What RCPT says (None: it takes the recipient), and why."""
+    return {Verdict.ACCEPT: None, Verdict.REFUSE: UNKNOWN, Verdict.LATER: LATER}[found], _IN_WORDS[found]
+
+
 class BackupRecipients:
     """Answers for the domains of other servers."""
 
@@ -46,14 +58,8 @@ class BackupRecipients:
             except TemporaryFailure as why:
                 self._tell(address.domain, str(why))
                 return LATER
-        match await self._store.read(verdict, address, key):
-            case Verdict.ACCEPT:
-                return None
-            case Verdict.LATER:
-                return LATER
-            case Verdict.REFUSE:
-                return UNKNOWN
-        return otherwise
+        found = await self._store.read(verdict, address, key)
+        return otherwise if found is None else in_words(found)[0]
 
     def _tell(self, domain: str, why: str) -> None:
         if why != self._told:

@@ -42,9 +42,7 @@ def read_key(path: Path) -> bytes:
         )
     octets = bytes.fromhex(digits.decode("ascii"))
     if len(set(octets)) < _DIFFERENT:
-        raise MailsvcError(
-            f"{path}: anybody could guess this key; let `mailsvc backup offer` make a new one"
-        )
+        raise MailsvcError(f"{path}: anybody could guess this key; let `mailsvc backup offer` make a new one")
     return octets
 
 

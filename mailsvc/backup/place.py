@@ -29,7 +29,7 @@ def primary_of(text: str) -> Relay:
             "the URL of a primary has a host and no login; its client is known by the key of a certificate"
         )
     if relay.cert is None:
-        raise RelayError("name the certificate that we show to the primary: ?cert=NAME, a folder of the certificates")
+        raise RelayError("name the client certificate that we show to the primary: ?cert=FOLDER, its full path")
     if relay.required < Level.NAME:
         raise RelayError("the primary must be known: by its name (verify=name) or by its key (verify=none&pin=SHA256)")
     return relay

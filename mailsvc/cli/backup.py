@@ -61,7 +61,9 @@ def backup() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Who gets mail there: a name or an address on each line.",
 )
-@click.option("--from-primary", "url", metavar="URL", help="Fetch that from the primary: https://HOST:PORT?cert=NAME.")
+@click.option(
+    "--from-primary", "url", metavar="URL", help="Fetch that from the primary: https://HOST:PORT?cert=FOLDER."
+)
 @click.option(
     "--key-file",
     "key_file",
@@ -151,7 +153,7 @@ def list_backups(common: Common, as_json: bool) -> None:
         click.echo(json.dumps([_facts(row, now) for row in rows], indent=2))
     elif rows:
         print_table(
-            ["domain", "recipients from", "names", "age of the list", "mail waits"],
+            ["domain", "recipients from", "entries", "age of the list", "mail waits"],
             [(row.name, row.source.value, _names(row), _age(row, now), _period(row.keep)) for row in rows],
         )
     else:
@@ -383,7 +385,7 @@ def _list_in_words(row: Backup, now: float) -> str:
     if row.rules.catch_all:
         return "every recipient is accepted" + (" but those that the list refuses" if row.refused else "")
     age = "" if row.source is Source.TABLE else f", {_age(row, now)} old"
-    return f"the list has {_names(row)} entries{age}"
+    return f"the list has {_names(row)} {'entry' if row.accepted == 1 else 'entries'}{age}"
 
 
 def _names(row: Backup) -> str:

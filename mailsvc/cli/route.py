@@ -13,15 +13,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
+from mailsvc.backup.judging import in_words
+from mailsvc.backup.keys import read_key
 from mailsvc.cli.main import Common
 from mailsvc.cli.route_table import add, credentials, list_routes, remove
 from mailsvc.directory import quota
-from mailsvc.directory.resolve import NOT_OURS, Resolution
+from mailsvc.directory.resolve import NOT_OURS, Resolution, Step
 from mailsvc.directory.tables import Mailbox
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address, parse_address
@@ -29,6 +32,7 @@ from mailsvc.mail.reply import Reply
 from mailsvc.relay.logins import read_logins
 from mailsvc.relay.routes import Plan, relays_of
 from mailsvc.relay.url import Relay
+from mailsvc.storage.backups import backup, verdict
 from mailsvc.storage.database import offline
 from mailsvc.storage.forwarding import led
 from mailsvc.storage.routes import login_row, planned
@@ -84,6 +88,8 @@ def explain(
     with offline(common.database, create=False) as txn:
         pipes = configuration.delivery.pipes
         found = led(txn, parsed, hostname=configuration.hostname, programs=pipes, now=time.time())
+        if found.refusal is NOT_OURS:
+            found = _at_a_backup(txn, found)
         file = configuration.relay.credentials_file
         ways = [_way(txn, remote, reverse, login, file) for remote in found.remotes]
     refusal = found.refusal or quota.refusal(found, octets)
@@ -92,6 +98,21 @@ def explain(
         return
     for line in _lines(found, refusal, ways):
         click.echo(line)
+
+
+def _at_a_backup(txn: Cursor, found: Resolution) -> Resolution:
+    """The same, when this server is a backup MX for the domain of the address."""
+    row = backup(txn, found.address.domain)
+    if row is None:
+        return found
+    key = None
+    if row.is_hashed:
+        with suppress(MailsvcError):  # then it is put off, as the service does
+            key = read_key(Path(row.key_file))
+    known = verdict(txn, found.address, key)
+    assert known is not None
+    refusal, words = in_words(known)
+    return replace(found, refusal=refusal, steps=(*found.steps, Step(str(found.address), 0, words)))
 
 
 def _lines(found: Resolution, refusal: Reply | None, ways: list[_Way]) -> Iterator[str]:
