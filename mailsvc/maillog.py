@@ -118,13 +118,13 @@ def accepted(
 
 
 def relayed(
-    trace_id: str, recipient: str, host: str, reply: str, channel: str, *, duplicate_possible: bool = False
+    trace_id: str, recipients: Sequence[str], host: str, reply: str, channel: str, *, duplicate_possible: bool = False
 ) -> None:
-    """Another server took a message."""
+    """Another server took a message for these."""
     log.info(
-        "{trace_id}: relayed to <{recipient}>, {host}, {channel}{twice}: {reply}",
+        "{trace_id}: relayed to {recipients}, {host}, {channel}{twice}: {reply}",
         trace_id=trace_id,
-        recipient=shown(recipient),
+        recipients=", ".join(f"<{shown(recipient)}>" for recipient in recipients),
         host=shown(host),
         channel=channel,
         twice=" (a duplicate is possible)" if duplicate_possible else "",

@@ -21,6 +21,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from random import Random, SystemRandom
 from typing import Any
 
@@ -42,6 +43,13 @@ from mailsvc.relay.watching import Answer, Watching
 from mailsvc.storage import outbound
 from mailsvc.storage.outbound import OutboundRow
 from mailsvc.storage.store import Store
+
+_ON_A_LINE = 20
+"""Recipients that one line of the log names."""
+
+
+_MOVED = 10
+"""Rows that are known to have been moved, as a multiple of the rows in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +299,9 @@ class Queue:
                 self._rows.pop(row.id, None)
                 # Once only: routes that change their mind all the time must not move it for ever.
                 self._moved.add(row.id)
+            if len(self._moved) > _MOVED * self.rules.rows:
+                # Others may have claimed them since, or removed them: nobody would say so here.
+                self._moved.clear()
             self._wanted = True
             await self._store.write(outbound.move, self.owner, move)
 
@@ -375,11 +386,11 @@ class Queue:
     def _told(self, results: Sequence[Result], settled: Settled) -> None:
         now = self._clock.seconds()
         soon: list[float] = []
+        _log_results([result for result in results if result.row.id not in settled.lost], now)
         for result in results:
             self._forget(result.row.id)
             self._watching.written(result)
             if result.row.id not in settled.lost:
-                _log_result(result, now)
                 soon += [] if result.retry is None else [result.retry.due]
         self._plan(min(soon, default=None))
         for destination in settled.reachable:
@@ -455,18 +466,26 @@ def _defect() -> Outcome:
     return Outcome(Kind.DEFERRED, "a mistake of mailsvc itself; its log has more", 0, "4.3.0", Phase.MAIL)
 
 
-def _log_result(result: Result, now: float) -> None:
-    row, outcome = result.row, result.outcome
-    trace_id = row.message.trace_id
-    match outcome.kind:
-        case Kind.DELIVERED:
-            twice = result.duplicate_possible
-            maillog.relayed(
-                trace_id, row.recipient, outcome.host, outcome.text, outcome.level.text, duplicate_possible=twice
-            )
-        case Kind.FAILED:
-            maillog.given_up(trace_id, row.recipient, outcome.text)
-        case Kind.DEFERRED:
-            pause = 0.0 if result.retry is None else result.retry.due - now
-            twice = result.duplicate_possible
-            maillog.put_off(trace_id, row.recipient, outcome.text, pause, duplicate_possible=twice)
+def _log_results(results: Sequence[Result], now: float) -> None:
+    for _, same in groupby(results, _alike):
+        told = list(same)
+        first = told[0]
+        outcome, trace_id, twice = first.outcome, first.row.message.trace_id, first.duplicate_possible
+        if outcome.kind is Kind.DELIVERED:
+            # A line for each of a hundred recipients would cost more than handing the message over.
+            for start in range(0, len(told), _ON_A_LINE):
+                recipients = [each.row.recipient for each in told[start : start + _ON_A_LINE]]
+                maillog.relayed(
+                    trace_id, recipients, outcome.host, outcome.text, outcome.level.text, duplicate_possible=twice
+                )
+            continue
+        for result in told:
+            if outcome.kind is Kind.FAILED:
+                maillog.given_up(trace_id, result.row.recipient, outcome.text)
+            else:
+                pause = 0.0 if result.retry is None else result.retry.due - now
+                maillog.put_off(trace_id, result.row.recipient, outcome.text, pause, duplicate_possible=twice)
+
+
+def _alike(result: Result) -> tuple[int, Outcome, bool]:
+    return result.row.message.id, result.outcome, result.duplicate_possible
