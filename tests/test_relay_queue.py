@@ -241,6 +241,22 @@ class Destinations(Case):
         self.assertEqual(conversation.destination, "relay.example.org")
         self.assertEqual(len(conversation.recipients), 3)
 
+    def test_what_is_remembered_of_routes_that_change_has_a_limit(self) -> None:
+        """Rows that were moved and that others have taken or removed are not remembered for ever."""
+        world = self.world
+        world.network.seconds = HOUR
+        relay = Destination("relay.example.org", at_once=1)
+        world.network.places = {f"d{number}.example.net": relay for number in range(300)}
+        node = world.node(rows=20)
+        for number in range(300):
+            world.send(f"a@d{number}.example.net")
+            world.run(1.0)
+        self.assertLessEqual(len(node.queue._moved), 200)
+        world.network.seconds = 0.0
+        world.run(3 * HOUR)
+        self.assertEqual(sum(world.network.arrived.values()), 300)
+        self.assertEqual(set(world.network.arrived.values()), {1})
+
     def test_a_route_has_its_own_limit(self) -> None:
         """A route that allows two conversations gets two."""
         world = self.world
