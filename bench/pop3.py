@@ -218,9 +218,8 @@ def table(found: dict[str, dict[str, Measured]]) -> Iterator[list[str]]:
         yield cells
 
 
-def print_table(servers: list[str], rows: list[list[str]], rst: Path | None) -> None:
+def print_table(head: list[str], rows: list[list[str]], rst: Path | None) -> None:
     """For people on the terminal, and as a table of reStructuredText when a file is named."""
-    head = ["task", *(cell for name in servers for cell in (f"{name}: CPU s", "wall s")), "CPU ratio"]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     rule = "  ".join("=" * width for width in widths)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -307,7 +306,8 @@ def main() -> int:
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION} (client), {os.cpu_count()} cores,"
         f" {platform.machine()}" + (f", Dovecot {version.stdout.strip()}" if version else "")
     )
-    print_table(list(servers), list(table(found)), options.rst)
+    head = ["task", *(cell for name in servers for cell in (f"{name}: CPU s", "wall s")), "CPU ratio"]
+    print_table(head, list(table(found)), options.rst)
     return 0
 
 
