@@ -90,9 +90,9 @@ class Way:
     async def _sts(self, domain: str) -> StsFacts:
         return self.sts.get(domain, StsFacts(domain, remark="there is none"))
 
-    def route(self, *urls: str, kind: RouteKind = RouteKind.DEFAULT, key: str = "") -> None:
+    def route(self, *urls: str, kind: RouteKind = RouteKind.DEFAULT, key: str = "", at_once: int | None = None) -> None:
         """Add a route."""
-        self.store.now(add_route, Route(kind, key, tuple(map(parse_relay, urls))), 0.0)
+        self.store.now(add_route, Route(kind, key, tuple(map(parse_relay, urls)), at_once=at_once), 0.0)
 
     def rows(
         self,

@@ -265,6 +265,7 @@ REQUIRED: dict[str, Group] = {
         "One report for the recipients that failed together": "RFC 5321 section 6.1",
         "A destination that does not answer is left alone for a while": "RFC 5321 section 4.5.4.1",
         "Limits of conversations in all and for each destination": "RFC 5321 section 4.5.4.1",
+        "Limits of conversations for each route": "RFC 5321 section 4.5.4.1",
         "A backup MX hands over when the primary is back": "",
         "Backup MX: unknown recipients are refused at RCPT": "RFC 5321 section 7.8",
         "Backup MX: without a list 451": "",

@@ -22,6 +22,7 @@ from twisted.internet.task import Clock, deferLater
 
 from mailsvc.mail.dsn import Action
 from mailsvc.mail.message import Summary
+from mailsvc.relay.destinations import destination_of
 from mailsvc.relay.outcome import Kind, Outcome, Phase, by_no_connection
 from mailsvc.relay.queue import Queue, QueueRules
 from mailsvc.relay.schedule import Schedule
@@ -63,7 +64,8 @@ class Network:
     """Destinations by name; ``others`` for all that have no behaviour of their own.  ``seconds``: of a conversation.
 
     ``log``: all conversations; ``arrived``: how often each recipient got which message; ``most``: the most
-    conversations at a time, by destination and ("") in all.  ``places``: where rows go that go elsewhere.
+    conversations at a time, by destination and ("") in all.  ``places``: where rows go that go elsewhere;
+    ``by_routes``: they go where the routes in the database say.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -72,6 +74,7 @@ class Network:
         self.behaviour: dict[str, Behaviour] = {}
         self.others: Behaviour = takes_all
         self.places: dict[str, Destination] = {}
+        self.by_routes = False
         self.log: list[Conversation] = []
         self.arrived: Counter[tuple[str, str]] = Counter()
         self.arrivals: list[tuple[float, str]] = []
@@ -95,8 +98,12 @@ class FakeAttempts:
     node: str
     network: Network
     clock: NodeClock
+    store: NodeStore | None = None
 
     async def destinations(self, rows: Sequence[OutboundRow]) -> Mapping[int, Destination]:
+        if self.network.by_routes:
+            assert self.store is not None
+            return await self.store.read(destination_of, rows)
         places = self.network.places
         return {row.id: places[row.destination] for row in rows if row.destination in places}
 
@@ -217,9 +224,10 @@ class World:
         """A node that has started."""
         rules = {"poll": 60.0, **rules}
         clock = NodeClock(self.clock)
-        attempts = FakeAttempts(name, self.network, clock)
+        store = NodeStore(self.store, clock)
+        attempts = FakeAttempts(name, self.network, clock, store)
         queue = Queue(
-            NodeStore(self.store, clock),
+            store,
             clock,  # type: ignore[arg-type]
             attempts,
             self.bounces,

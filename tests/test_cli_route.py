@@ -31,6 +31,22 @@ class TableTests(DirectoryCase):
         self.assertIn("was removed", self.succeed("route", "remove", "--to", "example.net"))
         self.refused(NotFound, ["route", "remove", "--to", "example.net"])
 
+    def test_a_limit_of_conversations(self) -> None:
+        """It is told, listed and explained; with MX hosts it is one for each domain."""
+        told = self.succeed("route", "add", "--default", "tls://a.example", "--at-once", "1")
+        self.assertIn("at most one conversation at a time\n", told)
+        told = self.succeed("route", "add", "--to", "example.net", "tls://", "--at-once", "5")
+        self.assertIn("at most 5 conversations at a time for each domain\n", told)
+        self.succeed("route", "add", "--to", "free.example", "tls://b.example")
+        self.assertIn("at once", self.succeed("route", "list").splitlines()[0])
+        listed = json.loads(self.succeed("route", "list", "--json"))
+        self.assertEqual([each["at_once"] for each in listed], [5, None, 1])
+        self.assertIn("  at most one conversation at a time", self.succeed("route", "explain", "x@y.example"))
+        facts = json.loads(self.succeed("route", "explain", "x@example.net", "--json"))
+        self.assertEqual(facts["out"][0]["at_once"], 5)
+        for number in ("0", "10001"):
+            self.refused(RelayError, ["route", "add", "--to", "z.example", "tls://a", "--at-once", number])
+
     def test_replace(self) -> None:
         """Only when it is said."""
         self.succeed("route", "add", "--account", ALICE, "tls://a")

@@ -262,6 +262,15 @@ class Routes(WayCase):
         long = way.rows(JOE, via=f"tls://relay.example?ca=/{'a' * 1000}")
         self.assertLessEqual(len(self.names(way, long)[0]), 200)
 
+    def test_a_route_s_limit_is_that_of_its_destination(self) -> None:
+        """All rows of the route share it; what the postmaster has rerouted does not go by the route."""
+        way = self.way({})
+        way.route("tls://relay.example", at_once=1)
+        found = way.network.run(way.deliveries.destinations(way.rows(JOE, "joe@other.example")))
+        self.assertEqual(set(found.values()), {Destination("tls://relay.example at-once=1", 1)})
+        rerouted = way.network.run(way.deliveries.destinations(way.rows(JOE, via="tls://relay.example")))
+        self.assertEqual(set(rerouted.values()), {Destination("tls://relay.example")})
+
 
 class Demands(WayCase):
     def test_without_a_policy_any_channel_is_good_and_told_truly(self) -> None:

@@ -15,10 +15,13 @@ from mailsvc.mail.dsn import Action
 from mailsvc.outgoing import queue_rules
 from mailsvc.relay.outcome import Outcome
 from mailsvc.relay.queue import QueueRules
+from mailsvc.relay.routes import Route, RouteKind
 from mailsvc.relay.schedule import Schedule
 from mailsvc.relay.seams import Destination
+from mailsvc.relay.url import parse_relay
 from mailsvc.storage import outbound
 from mailsvc.storage.outbound import OutboundRow
+from mailsvc.storage.routes import add_route
 from tests.memory import storage_failure
 from tests.relay_world import DAY, DOWN, HOUR, LATER, MINUTE, NEVER, TAKEN, World
 
@@ -267,6 +270,41 @@ class Destinations(Case):
             world.send(f"u{number}@example.net")
         world.run(5.0)
         self.assertEqual((world.network.most["example.net"], sum(world.network.arrived.values())), (2, 10))
+
+    def test_a_route_in_the_table_has_its_own_limit(self) -> None:
+        """A relay whose route says --at-once 1 never has two conversations, whatever domains and messages wait for it;
+        another route over the same relay keeps its own limit.
+
+        Rule: Limits of conversations for each route
+        """
+        world = self.world
+        world.network.seconds = 1.0
+        world.network.by_routes = True
+        relays = (parse_relay("tls://relay.example"),)
+        world.store.now(add_route, Route(RouteKind.DEFAULT, "", relays, at_once=1), 0.0)
+        world.store.now(add_route, Route(RouteKind.TO, "wide.example", relays, at_once=3), 0.0)
+        world.node()
+        for number in range(30):
+            world.send(f"u{number}@d{number % 10}.example.net")
+            world.send(f"u{number}@wide.example")
+        world.run(40.0)
+        most = {name: many for name, many in world.network.most.items() if name}
+        self.assertEqual(most, {"tls://relay.example at-once=1": 1, "tls://relay.example at-once=3": 3})
+        self.assertEqual(Counter(world.network.arrived.values()), Counter({1: 60}))
+
+    def test_routes_that_cannot_be_read_lift_no_limit(self) -> None:
+        """Rows of which nobody can say where they go now keep the limit that their destination had."""
+        world = self.world
+        world.network.seconds = 1.0
+        world.network.places = {"example.net": Destination("example.net", at_once=1)}
+        world.node()
+        world.send("first@example.net")
+        world.run(0.5)
+        world.network.places = {}
+        for number in range(10):
+            world.send(f"u{number}@example.net")
+        world.run(20.0)
+        self.assertEqual((world.network.most["example.net"], sum(world.network.arrived.values())), (1, 11))
 
 
 class Nodes(Case):

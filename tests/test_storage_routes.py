@@ -17,13 +17,13 @@ KEY = SealingKey(bytes(range(32)))
 OTHER = SealingKey(bytes(32))
 A, B = parse_relay("tls://isp@a.example:587?verify=chain"), parse_relay("smtp+tls://")
 DEFAULT = Route(RouteKind.DEFAULT, "", (A, B))
-WEIGHED = Route(RouteKind.TO, "example.net", (A, parse_relay("lmtp:///run/x%20y")), (3, 1))
+WEIGHED = Route(RouteKind.TO, "example.net", (A, parse_relay("lmtp:///run/x%20y")), (3, 1), 4)
 LOGIN = RelayLogin("isp", LoginKind.PASSWORD, "alice", "geheim")
 
 
 class RouteRowTests(OfflineCase):
     def test_what_is_put_comes_back(self) -> None:
-        """In order, with weights; the list has the order in which routes are looked for."""
+        """In order, with weights and limit; the list has the order in which routes are looked for."""
         with self.transaction() as txn:
             for route in (DEFAULT, WEIGHED):
                 self.assertFalse(routes.add_route(txn, route, 1.0))
@@ -31,7 +31,7 @@ class RouteRowTests(OfflineCase):
             self.assertEqual(routes.RouteRows(txn).route(RouteKind.TO, "example.net"), WEIGHED)
             self.assertIsNone(routes.RouteRows(txn).route(RouteKind.FROM, "example.net"))
             found = routes.planned(txn, parse_address("x@example.net"), None, None)
-            self.assertEqual(found.route, "to example.net")
+            self.assertEqual((found.route, found.at_once), ("to example.net", 4))
 
     def test_replace_and_remove(self) -> None:
         """A second one of a kind and key only when it is meant to replace the first."""

@@ -170,6 +170,7 @@ def _facts(found: Resolution, refusal: Reply | None, ways: list[_Way]) -> dict[s
             {
                 "recipient": str(way.recipient),
                 "route": way.plan.route,
+                "at_once": way.plan.at_once,
                 "steps": list(way.plan.steps),
                 "relays": [{"url": str(relay), "at_least": relay.required.name.lower()} for relay in _relays(way.plan)],
                 "missing_credentials": list(way.missing),

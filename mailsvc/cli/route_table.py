@@ -63,6 +63,7 @@ def _selector(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--weight", "weights", metavar="N", type=int, multiple=True, help="One for each URL: shared out, not in turn."
 )
+@click.option("--at-once", metavar="N", type=int, help="The most conversations at a time, in each process.")
 @click.option("--replace", is_flag=True, help="In the place of the route that is there.")
 @JSON
 @click.pass_obj
@@ -70,6 +71,7 @@ def add(
     common: Common,
     urls: tuple[str, ...],
     weights: tuple[int, ...],
+    at_once: int | None,
     domain: str | None,
     account: str | None,
     sender: str | None,
@@ -93,7 +95,7 @@ def add(
     that label. Behind a ?, joined by &: verify=none|chain|name, ca=FILE, cert=NAME, pin=SHA256.
     """
     kind, key = _chosen(domain, account, sender, everything)
-    route = Route(kind, key, tuple(parse_relay(url) for url in urls), weights)
+    route = Route(kind, key, tuple(parse_relay(url) for url in urls), weights, at_once)
     file = common.configuration.relay.credentials_file
     with offline(common.database, create=False) as txn:
         replaced = add_route(txn, route, time.time(), replace=replace)
@@ -104,6 +106,8 @@ def add(
     click.echo(f"The route {route.name} {'was replaced' if replaced else 'was added'}; mail goes")
     for relay in route.relays:
         click.echo(f"  {relay.in_words}")
+    if route.at_once is not None:
+        click.echo(f"  {route.limit_in_words}")
     for warning in warnings:
         click.echo(f"mailsvc: warning: {warning}", err=True)
 
@@ -125,8 +129,9 @@ def list_routes(common: Common, as_json: bool) -> None:
     for route in found:
         for place, relay in enumerate(route.relays):
             order = f"weight {route.weights[place]}" if route.weights else str(place + 1)
-            lines.append((route.name, order if len(route.relays) > 1 else "", str(relay)))
-    print_table(["route", "order", "URL"], lines)
+            most = "" if route.at_once is None else str(route.at_once)
+            lines.append((route.name, order if len(route.relays) > 1 else "", most, str(relay)))
+    print_table(["route", "order", "at once", "URL"], lines)
 
 
 @click.command()
@@ -258,6 +263,7 @@ def _facts(route: Route) -> dict[str, object]:
         "route": route.name,
         "by": route.kind.value,
         "key": route.key,
+        "at_once": route.at_once,
         "relays": [
             {"url": str(relay), "weight": weight, "meaning": relay.in_words, "at_least": relay.required.name.lower()}
             for relay, weight in zip(route.relays, weights, strict=True)

@@ -1,7 +1,8 @@
 """Under which name the queue counts where a row goes, from the routes in the database.
 
 Rows of one name may travel in one conversation, so equal names must mean equal ways.  A domain without a route is its
-own name; every other way has its relays in the name.
+own name; every other way has its relays in the name, and the limit of conversations when its route has one: two routes
+over one relay with limits of their own are two destinations, or the limit would be that of whose row came last.
 
 The hardest idea is what holds when the way is not the table's: a row that the postmaster has rerouted (``via``) goes by
 that URL alone.  Functions of a cursor and of values.
@@ -65,22 +66,25 @@ def ways_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[tuple[Target, .
 def destination_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[int, Destination]:
     """The destinations of rows by their ids, without those that cannot be read."""
     table = _Remembered(RouteRows(txn))
-    names: dict[tuple[str, str, str, str], str] = {}
+    places: dict[tuple[str, str, str, str], Destination] = {}
     found = {}
     for row in rows:
         key = (row.recipient.rpartition("@")[2], row.reverse_path, row.account, row.via)
-        if key not in names:
+        if key not in places:
             try:
-                names[key] = name_of(_plan(row, table))
+                way = _plan(row, table)
             except MailsvcError:
                 continue
-        found[row.id] = Destination(names[key])
+            places[key] = Destination(name_of(way), way.at_once)
+        found[row.id] = places[key]
     return found
 
 
 def name_of(way: Plan) -> str:
     """The name of a way, in lower case."""
     text = " ".join(_part(target) for target in way.targets)
+    if way.at_once is not None:
+        text += f" at-once={way.at_once}"
     name = text.lower()
     if len(name) <= NAME_LIMIT and name == text:
         return name

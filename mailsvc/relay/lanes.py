@@ -116,8 +116,11 @@ class Lanes:
                 del self._lanes[name]
 
     def _lane(self, place: Destination, now: float) -> None:
-        most = self._per_destination if place.at_once is None else place.at_once
         lane = self._lanes.get(place.name)
+        if lane is not None and place.at_once is None:
+            # A route's limit is in the name: when it is missing here, the routes could not be read, and it stays.
+            place = lane.destination
+        most = self._per_destination if place.at_once is None else place.at_once
         if lane is None:
             lane = self._lanes[place.name] = Lane(place, Pace(most))
         lane.destination, lane.pace.most, lane.used = place, most, now

@@ -31,6 +31,9 @@ RELAYS_LIMIT = 20
 WEIGHT_LIMIT = 65535
 """The largest weight of a relay, as that of an SRV record (RFC 2782)."""
 
+AT_ONCE_LIMIT = 10_000
+"""The largest limit of conversations, as that of the setting ``per_destination``."""
+
 
 class RouteKind(Enum):
     """What a route goes by."""
@@ -49,17 +52,22 @@ class RouteKind(Enum):
 class Route:
     """One route: its relays in the order in which they are tried, or by weight (1 to 65535, one for each relay).
 
-    Raises `RelayError` when the relays and the weights do not fit.
+    ``at_once``: the most conversations at a time, 1 to 10,000; None for the configuration's.
+
+    Raises `RelayError` when the relays and the weights do not fit, or ``at_once`` is out of its range.
     """
 
     kind: RouteKind
     key: str
     relays: tuple[Relay, ...]
     weights: tuple[int, ...] = ()
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.relays) <= RELAYS_LIMIT:
             raise RelayError(f"a route has 1 to {RELAYS_LIMIT} relays")
+        if self.at_once is not None and not 0 < self.at_once <= AT_ONCE_LIMIT:
+            raise RelayError(f"a route allows 1 to {AT_ONCE_LIMIT} conversations at once")
         if not self.weights:
             return
         if len(self.weights) != len(self.relays):
@@ -73,6 +81,15 @@ class Route:
     def name(self) -> str:
         """The route in a word or two, as `mailsvc route list` shows it; it tells routes apart."""
         return f"{self.kind.value} {self.key}" if self.key else self.kind.value
+
+    @property
+    def limit_in_words(self) -> str:
+        """What ``at_once`` means; "" when it is None."""
+        if self.at_once is None:
+            return ""
+        by_domain = any(relay.is_mx or relay.scheme is Scheme.BACKUP for relay in self.relays)
+        many = "one conversation" if self.at_once == 1 else f"{self.at_once} conversations"
+        return f"at most {many} at a time{' for each domain' if by_domain else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +130,15 @@ Target = ToRelays | ToMX | ToBackup
 class Plan:
     """How mail for one recipient travels: ``targets`` are tried one after the other, until one takes or refuses it.
 
-    ``steps``: how that was found, a sentence each.  ``route``: `Route.name` of the route, "mx" when there is none.
+    ``steps``: how that was found, a sentence each.  ``route``: `Route.name` of the route, "mx" when there is none;
+    ``at_once``: its limit.
     Equal targets of two recipients mean that they can travel in one transaction.
     """
 
     steps: tuple[str, ...]
     targets: tuple[Target, ...]
     route: str = "mx"
+    at_once: int | None = None
 
 
 class RouteTable(Protocol):
@@ -144,7 +163,9 @@ def plan(recipient: Address, sender: Address | None, account: Address | None, ta
         steps.append(f"there is a route {words}")
         targets = tuple(targets_of(found, recipient.domain))
         steps += _told(targets)
-        return Plan(tuple(steps), targets, found.name)
+        if found.at_once is not None:
+            steps.append(found.limit_in_words)
+        return Plan(tuple(steps), targets, found.name, found.at_once)
     targets = (ToMX(recipient.domain, MX),)
     return Plan((*steps, *_told(targets)), targets)
 

@@ -40,7 +40,8 @@ def add_route(txn: Cursor, route: Route, now: float, *, replace: bool = False) -
         raise MailsvcError(f"there are {present} routes already; remove one that is not used")
     (route_id,) = one(
         txn.execute(
-            "INSERT INTO route (kind, key, created) VALUES (?, ?, ?) RETURNING id", (route.kind.value, route.key, now)
+            "INSERT INTO route (kind, key, at_once, created) VALUES (?, ?, ?, ?) RETURNING id",
+            (route.kind.value, route.key, route.at_once, now),
         )
     )
     weights: Sequence[int | None] = route.weights or [None] * len(route.relays)
@@ -67,7 +68,7 @@ def routes(txn: Cursor) -> list[Route]:
     """All routes, by kind in the order in which they are asked, then by key."""
     rows = many(
         txn.execute(
-            "SELECT route.kind, route.key, route_relay.url, route_relay.weight"
+            "SELECT route.kind, route.key, route_relay.url, route_relay.weight, route.at_once"
             " FROM route JOIN route_relay ON route_relay.route_id = route.id"
             " ORDER BY route.kind, route.key, route_relay.position"
         )
@@ -95,7 +96,7 @@ class RouteRows:
         """The route of this kind and key."""
         rows = many(
             self._txn.execute(
-                "SELECT route_relay.url, route_relay.weight"
+                "SELECT route_relay.url, route_relay.weight, route.at_once"
                 " FROM route JOIN route_relay ON route_relay.route_id = route.id"
                 " WHERE route.kind = ? AND route.key = ? ORDER BY route_relay.position",
                 (kind.value, key),
@@ -106,8 +107,9 @@ class RouteRows:
 
 def _route(kind: RouteKind, key: str, rows: Sequence[Row]) -> Route:
     try:
-        relays = tuple(parse_relay(url) for url, _ in rows)
-        return Route(kind, key, relays, tuple(weight for _, weight in rows if weight is not None))
+        relays = tuple(parse_relay(url) for url, _, _ in rows)
+        weights = tuple(weight for _, weight, _ in rows if weight is not None)
+        return Route(kind, key, relays, weights, at_once=rows[0][2])
     except MailsvcError as error:
         name = " ".join((kind.value, key)).strip()
         raise TemporaryFailure(f"the route {name} in the database is damaged ({error}); add it anew") from None

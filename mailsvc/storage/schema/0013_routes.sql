@@ -2,11 +2,13 @@
 
 -- A route goes by one thing. "kind" and "key": 'to' and a recipient's domain ('*.example.org' for those below it),
 -- 'account' and the Address.key of a login, 'from' and a sender's Address.key or domain, 'default' and ''. An account's
--- route is kept by its name, like the sender's: rows of mail that is under way know names only.
+-- route is kept by its name, like the sender's: rows of mail that is under way know names only. "at_once": the most
+-- conversations at a time, NULL for what the configuration says.
 CREATE TABLE route (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     kind     TEXT NOT NULL CHECK (kind IN ('to', 'account', 'from', 'default')),
     key      TEXT NOT NULL,
+    at_once  INTEGER CHECK (at_once BETWEEN 1 AND 10000),
     created  REAL NOT NULL,
     UNIQUE (kind, key)
 );
