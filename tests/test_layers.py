@@ -36,7 +36,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins mailsvc.relay.srs
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
-        mailsvc.relay.opening mailsvc.relay.delivery
+        mailsvc.relay.opening mailsvc.relay.delivery mailsvc.relay.asking
         mailsvc.sending.header mailsvc.sending.letter mailsvc.sending.compose mailsvc.sending.target
         mailsvc.sending.verdict mailsvc.sending.local mailsvc.sending.arguments
         mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts

@@ -5,7 +5,7 @@ leads elsewhere by which route, over which relays, and what the channel to each 
 the same tables as the service does, so that what it says is what happens; the settings that matter (our host name,
 programs) are those of `--config`.  It asks no DNS and connects to nobody.
 
-The commands that change the table are in `mailsvc.cli.route_table`.
+The commands that change the table are in `mailsvc.cli.route_table`; `mailsvc.cli.route_test` does connect.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mailsvc.backup.judging import in_words
 from mailsvc.backup.keys import read_key
 from mailsvc.cli.main import Common
 from mailsvc.cli.route_table import add, credentials, list_routes, remove
+from mailsvc.cli.route_test import test_route
 from mailsvc.directory import quota
 from mailsvc.directory.resolve import NOT_OURS, Resolution, Step
 from mailsvc.directory.tables import Mailbox
@@ -51,7 +52,7 @@ def route() -> None:
     """Where mail goes."""
 
 
-for _command in (add, list_routes, remove, credentials):
+for _command in (add, list_routes, remove, credentials, test_route):
     route.add_command(_command)
 
 

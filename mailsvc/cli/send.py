@@ -270,6 +270,12 @@ def _labelled(relay: Relay, label: str) -> Relay:
 
 def delivering(configuration: Configuration, reactor: Any) -> Delivering:
     """What hands messages over, with the logins and certificates of this machine."""
+    means = means_of(configuration, reactor)
+    return delivering_with(reactor, SystemResolver(reactor), configuration.certs, means=means)
+
+
+def means_of(configuration: Configuration, reactor: Any) -> Means:
+    """The logins and certificates of this machine, for a process that does nothing else."""
     file = configuration.relay.credentials_file
     places = Places(
         configuration.certs,
@@ -282,8 +288,7 @@ def delivering(configuration: Configuration, reactor: Any) -> Delivering:
         # Nobody else is waiting for this reactor.
         return maybeDeferred(work)
 
-    means = Means(Beside(configuration.database), reactor, places, at_once)
-    return delivering_with(reactor, SystemResolver(reactor), configuration.certs, means=means)
+    return Means(Beside(configuration.database), reactor, places, at_once)
 
 
 def _stdin(what: str) -> BinaryIO:

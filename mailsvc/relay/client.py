@@ -39,6 +39,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address
 from mailsvc.relay import channel
+from mailsvc.relay.asking import asking
 from mailsvc.relay.delivery import Progress, delivery
 from mailsvc.relay.dialogue import Broken, Session, Terms
 from mailsvc.relay.driver import CANCELLED, Driver
@@ -303,6 +304,14 @@ class Conversation:
             self._busy = False
             if not self._progress.usable:
                 self._driver.stream.abort()
+
+    async def ask(self, sender: Address | None, recipient: Address) -> Outcome:
+        """Whether the server would take mail from ``sender`` (None: the null sender) for ``recipient``; none is given.
+
+        For a conversation of its own: nothing is delivered in it before or after.
+        """
+        self._progress.usable = False
+        return await self._driver.run(asking(self._session, sender, recipient))
 
     async def quit(self) -> None:
         """Say goodbye and end the connection.  Never raises."""
