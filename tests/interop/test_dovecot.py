@@ -35,8 +35,8 @@ FORMATS = (
 
 
 def message(number: int) -> bytes:
-    """A message with what is easily spoilt: dots, From, CRLF, and no line end at its end."""
-    return b"Subject: %d\n\n.\n..x\nFrom me\n>From you\r\n\r\r\nend" % number
+    """A message with what is easily spoilt: dots, From, CRLF, and a line end at its end (an import gives it one)."""
+    return b"Subject: %d\n\n.\n..x\nFrom me\n>From you\r\n\r\r\nend\n" % number
 
 
 def fill(maildir: Path) -> None:
