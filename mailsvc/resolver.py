@@ -71,7 +71,11 @@ class Resolver(Protocol):
         """Why no answer is believed to be authentic, whatever it says; "" when the resolvers are on this machine."""
 
     async def addresses(self, name: str) -> Answer[str]:
-        """The IPv6 and IPv4 addresses of a host.  Authentic only when both answers are."""
+        """The IPv6 and IPv4 addresses of a host.  Authentic only when both answers are.
+
+        Where one question gets no answer (there are name servers that fail on AAAA) the other's counts alone, and is as
+        authentic as it is: who keeps one answer away must not be able to switch DANE off.
+        """
 
     async def mail_hosts(self, domain: str) -> Answer[MailHost]:
         """The MX records of a domain, the most preferred first."""
@@ -107,14 +111,23 @@ class SystemResolver:
 
     async def addresses(self, name: str) -> Answer[str]:
         """See `Resolver`."""
-        six = await self._ask(name, dns.rdatatype.AAAA, lambda each: str(each.address))
-        four = await self._ask(name, dns.rdatatype.A, lambda each: str(each.address))
+        answers: list[Answer[str]] = []
+        silence: Unanswered | None = None
+        for kind in (dns.rdatatype.AAAA, dns.rdatatype.A):
+            try:
+                answers.append(await self._ask(name, kind, lambda each: str(each.address)))
+            except Unanswered as why:
+                silence = why
+        records = tuple(record for answer in answers for record in answer.records)
+        if silence is not None and not records:
+            # Perhaps all its addresses are behind the question that nobody answered.
+            raise silence
         return Answer(
-            (*six.records, *four.records),
-            six.authentic and four.authentic,
-            six.doubt or four.doubt,
-            four.canonical or six.canonical,
-            min(six.seconds, four.seconds),
+            records,
+            all(answer.authentic for answer in answers),
+            next((answer.doubt for answer in answers if answer.doubt), ""),
+            answers[-1].canonical or answers[0].canonical,
+            min(answer.seconds for answer in answers),
         )
 
     async def mail_hosts(self, domain: str) -> Answer[MailHost]:

@@ -26,6 +26,8 @@ ZONE = {
     ("mx.example.org.", "A"): ["192.0.2.1"],
     ("mx.example.org.", "AAAA"): ["2001:db8::1"],
     ("www.example.org.", "CNAME"): ["mx.example.org."],
+    ("halved.example.org.", "A"): ["192.0.2.2"],
+    ("halved-v6.example.org.", "TXT"): ["x"],
     ("example.org.", "MX"): ["20 Backup.example.org.", "10 mx.example.org."],
     ("null.example.org.", "MX"): ["0 ."],
     ("_mta-sts.example.org.", "TXT"): ['"v=STSv1; " "id=1;"'],
@@ -56,7 +58,7 @@ class NameServer(DatagramProtocol):
             name = found[0]
         if records := ZONE.get((name, kind)):
             response.answer.append(dns.rrset.from_text(name, 600, "IN", kind, *records))
-        if "broken" in name:
+        if "broken" in name or ("halved" in name and kind == "AAAA"):
             response.set_rcode(dns.rcode.SERVFAIL)
         elif not any(name == each for each, _ in ZONE):
             response.set_rcode(dns.rcode.NXDOMAIN)
@@ -92,6 +94,13 @@ class ResolverTests(TestCase):
         tlsa = await resolver.tlsa("_25._tcp.mx.example.org")
         self.assertEqual((tlsa.records, tlsa.authentic), ((TLSARecord(3, 1, 1, b"\xab" * 32),), True))
         self.assertEqual(set(self.server.wanted), {(True, True)})
+
+    async def test_one_family_fails(self) -> None:
+        """A name server that fails on AAAA does not take the IPv4 addresses away, nor what DNSSEC says of them; without
+        any address the failure is the answer."""
+        found = await self.resolver().addresses("halved.example.org")
+        self.assertEqual((found.records, found.authentic), (("192.0.2.2",), True))
+        await self.assertFailure(Deferred.fromCoroutine(self.resolver().addresses("halved-v6.example.org")), Unanswered)
 
     async def test_aliases(self) -> None:
         """The name at the end is told."""
