@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import sys
@@ -14,11 +13,6 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.attack import Plan, attacked
 from tests.peer import Peer, send_message
 from tests.running import RunningService
-
-
-def descriptors(pid: int) -> int:
-    """How many the process has open (Linux)."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def message_from_elsewhere(service: RunningService, recipient: str) -> bytes:
