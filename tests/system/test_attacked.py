@@ -6,6 +6,7 @@ import resource
 import socket
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -26,8 +27,8 @@ def message_from_elsewhere(service: RunningService, recipient: str) -> bytes:
         return send_message(peer, "eve@example.net", recipient, b"Subject: hello\r\n\r\nit goes on\r\n")
 
 
-HELD_FROM_THE_START = 8
-"""Descriptors that a service has opened before it listens, and keeps: standard input and output, the reactor's own."""
+TURNED_AWAY = 20
+"""Connections that must find no descriptor."""
 
 
 class Descriptors(SynchronousTestCase):
@@ -44,16 +45,17 @@ class Descriptors(SynchronousTestCase):
             [user] = service.add_users("alice@example.org")
             with Peer(service.ports["smtp"], service.ca, tls=False) as before:
                 before.reply()
-                _, hard = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
-                soft = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)[0]
-                # A new descriptor is the lowest number that is free, and the lowest are held from the start to the end:
-                # a limit near the top would leave room whenever a file is closed that was open for a moment.
-                resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (HELD_FROM_THE_START, hard))
+                soft, hard = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+                limit = max(int(entry.name) for entry in Path(f"/proc/{service.pid}/fd").iterdir()) + 1
+                resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (limit, hard))
                 try:
-                    for _ in range(20):
-                        with socket.create_connection(("127.0.0.1", service.ports["smtp"]), timeout=30) as turned_away:
-                            self.assertEqual(self._read(turned_away), b"")
-                    self.assertEqual(before.smtp(b"NOOP"), b"250 2.0.0 Ok")
+                    # Descriptors below the limit may be free, now or whenever a file is closed, and then one more is
+                    # served.  Who is served is held: of more connections than the limit, the rest are turned away.
+                    with ExitStack() as held:
+                        greetings = [self._greeting(service.ports["smtp"], held) for _ in range(limit + TURNED_AWAY)]
+                        self.assertEqual(set(greetings) - {b"220 mail.example.org ESMTP\r\n"}, {b""})
+                        self.assertGreaterEqual(greetings.count(b""), TURNED_AWAY)
+                        self.assertEqual(before.smtp(b"NOOP"), b"250 2.0.0 Ok")
                 finally:
                     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (soft, hard))
             answer = message_from_elsewhere(service, user.address)
@@ -63,7 +65,9 @@ class Descriptors(SynchronousTestCase):
         self.assertEqual(len(alarms), 1, service.log_tail())
 
     @staticmethod
-    def _read(connection: socket.socket) -> bytes:
+    def _greeting(port: int, held: ExitStack) -> bytes:
+        """What a new connection, left open, is greeted with; nothing when it is closed at once."""
+        connection = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
         try:
             return connection.recv(100)
         except ConnectionResetError:
