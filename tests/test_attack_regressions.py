@@ -26,7 +26,7 @@ from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
 from mailsvc.mail.message import MessageScanner, Summary, fields_named, header_fields
 from mailsvc.mail.reply import Reply
 from mailsvc.mail.surrogate import HEADER_LIMIT
-from mailsvc.service import _affordable
+from mailsvc.parts import affordable
 from mailsvc.smtp.defaults import OpenGate, OpenGuard
 from mailsvc.smtp.modes import lmtp
 from mailsvc.smtp.reporting import MOST_MAILDROPS, MailLoop, check_loop
@@ -113,7 +113,7 @@ class ConnectionsTakeTheDatabasesDescriptors(SynchronousTestCase):
     def affordable(self, soft: int, hard: int) -> tuple[int, list[int]]:
         """How many of 2000 connections there may be under these limits, and to what the soft one was raised."""
         system = _Limits(soft, hard)
-        return _affordable(2000, lambda wanted: descriptors(wanted, system)), system.raised_to
+        return affordable(2000, lambda wanted: descriptors(wanted, system)), system.raised_to
 
     def test_the_limit_is_raised(self) -> None:
         """What the hard limit allows is taken."""

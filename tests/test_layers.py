@@ -109,12 +109,13 @@ LEVELS: dict[int, str] = {
         mailsvc.pop3.login
         """,
     5: """
-        mailsvc.outgoing mailsvc.probe.session
+        mailsvc.outgoing mailsvc.parts mailsvc.probe.session
         mailsvc.sending.delivering mailsvc.sending.api mailsvc.sending.handing mailsvc.sending.stdio
         """,
-    6: "mailsvc.service",
-    7: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
-    8: "mailsvc.__main__",
+    6: "mailsvc.lifecycle",
+    7: "mailsvc.service",
+    8: "mailsvc.tap mailsvc.cli.* twisted.plugins.mailsvc_plugin",
+    9: "mailsvc.__main__",
 }
 PLACES = {name: level for level, names in LEVELS.items() for name in names.split()}
 
