@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.interop.foreground import end_groups
 from tests.pki import Certs
 
 _OWNER = "nobody"
@@ -127,11 +127,7 @@ service pop3-login {{
             time.sleep(0.05)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_SECONDS / 3)
+        end_groups(self._process)
 
     def _convert(self) -> None:
         for user in self._users if self._sdbox else ():

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import smtplib
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,32 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_SERVICES = """\
-postlog   unix-dgram n - n - 1 postlogd
-in        unix n - n - - smtpd
-cleanup   unix n - n - 0 cleanup
-pickup    unix n - n 60 1 pickup
-qmgr      unix n - n 300 1 qmgr
-rewrite   unix - - n - - trivial-rewrite
-bounce    unix - - n - 0 bounce
-defer     unix - - n - 0 bounce
-trace     unix - - n - 0 bounce
-flush     unix n - n 1000? 0 flush
-proxymap  unix - - n - - proxymap
-smtp      unix - - n - - smtp
-error     unix - - n - - error
-retry     unix - - n - - error
-anvil     unix - - n - 1 anvil
-scache    unix - - n - 1 scache
-"""
-_SECONDS = 300.0
+from tests.interop.foreground import end_groups
+from tests.interop.postfix import SENDING, Submission, configure, master_of, socket_of
+
+_SECONDS = 30.0
 _AT_ONCE = 8
-
-
-class _OnSocket(smtplib.LMTP):
-    """smtplib on a UNIX socket, which it knows for LMTP only, but with the words of SMTP."""
-
-    ehlo_msg = "ehlo"
 
 
 def obstacle() -> str | None:
@@ -63,32 +40,20 @@ class Postfix:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir()
-        for path in (folder, folder / "etc", folder / "queue", folder / "data"):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o755)
-        shutil.chown(folder / "data", "postfix")
-        (folder / "etc" / "master.cf").write_text(_SERVICES)
-        (folder / "etc" / "main.cf").write_text(f"""\
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = /dev/stdout
-myhostname = mail.example.org
-mydestination =
+        configure(
+            folder,
+            "mail.example.org",
+            f"{SENDING}pickup unix n - n 60 1 pickup\n",
+            f"""\
 mynetworks = 127.0.0.0/8
 inet_interfaces = loopback-only
-inet_protocols = ipv4
-alias_maps =
-alias_database =
-local_recipient_maps =
-notify_classes =
 relayhost = [127.0.0.1]:{port}
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_end_of_data_restrictions = check_sender_access static:HOLD
 smtp_host_lookup = native
 message_size_limit = 0
-""")
+""",
+        )
 
     def __enter__(self) -> Self:
         with (self.folder / "log").open("wb") as log:
@@ -106,20 +71,15 @@ message_size_limit = 0
         process, self._process = self._process, None
         if process is None:
             return
-        groups = [process.pid]
+        groups = []
         with suppress(FileNotFoundError):
             groups.append(self.pid)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for group in groups:
-                with suppress(ProcessLookupError):
-                    os.killpg(group, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS / 10)
+        end_groups(process, *groups)
 
     @property
     def pid(self) -> int:
         """Its master, whose children do everything."""
-        return int((self.folder / "queue" / "pid" / "master.pid").read_text())
+        return master_of(self.folder)
 
     @property
     def version(self) -> str:
@@ -137,9 +97,7 @@ message_size_limit = 0
         """Let it accept these messages, and hold them."""
 
         def submit(some: Sequence[bytes]) -> None:
-            with _OnSocket(
-                str(self.folder / "queue" / "public" / "in"), local_hostname="client.example.org"
-            ) as session:
+            with Submission(socket_of(self.folder), local_hostname="client.example.org") as session:
                 for message in some:
                     session.sendmail(sender, list(recipients), message)
 
@@ -156,7 +114,7 @@ message_size_limit = 0
             )
 
     def _until(self, happens: Callable[[], bool]) -> None:
-        end = time.monotonic() + _SECONDS / 10
+        end = time.monotonic() + _SECONDS
         while not happens():
             if time.monotonic() > end:
                 raise RuntimeError((self.folder / "log").read_text())

@@ -1,9 +1,8 @@
 """A Dovecot of our own: configuration, mail and log in a folder of the test, nothing of the machine's own Dovecot.
 
 It serves POP3 on a loopback port to one user, whose Maildir is ``mail`` in the folder, and runs in the foreground with
-its log on standard error: what it does is read, never waited for by the clock.  Dovecot starts as root only, because
-its login processes change to a user of their own; for anybody else the tests are skipped, and `.ci/run` runs them as
-root.
+its log on standard error (`tests.interop.foreground`).  Dovecot starts as root only, because its login processes change
+to a user of their own; for anybody else the tests are skipped, and `.ci/run` runs them as root.
 """
 
 from __future__ import annotations
@@ -11,19 +10,13 @@ from __future__ import annotations
 import os
 import poplib
 import pwd
-import queue
-import signal
 import socket
-import subprocess
-import threading
-import time
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
-from tests.interop.programs import SECONDS, program, surroundings
+from tests.interop.foreground import Foreground
+from tests.interop.programs import SECONDS, program
 
 _OWNER = "nobody"
 """Whose files the mail is; Dovecot gives no mail of root's to anybody."""
@@ -39,10 +32,8 @@ class Dovecot:
         if not Path("/usr/lib/dovecot/pop3").exists():
             program("dovecot-pop3d")  # skips, or fails where everything must be there
         self.folder = folder
-        self.log: list[str] = []
-        self._said: queue.Queue[str | None] = queue.Queue()
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._running: Foreground | None = None
+        self._log: list[str] = []
         with socket.create_server(("127.0.0.1", 0)) as unused:
             self.port: int = unused.getsockname()[1]
         owner = pwd.getpwnam(_OWNER)
@@ -94,35 +85,16 @@ service pop3-login {{
     def start(self) -> None:
         """Start it, and wait until it says that it runs."""
         self.own()
-        self._process = subprocess.Popen(
-            [self._program, "-F", "-c", str(self.folder / "dovecot.conf")],
-            cwd=self.folder,
-            env=surroundings(self.folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
-        self._reader.start()
-        self._wait("starting up")
+        command = [self._program, "-F", "-c", str(self.folder / "dovecot.conf")]
+        self._running = Foreground("Dovecot", command, self.folder)
+        self._log = self._running.log
+        self._running.wait("starting up")
 
     def stop(self) -> None:
         """End it and all that it has started."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS / 4)
-        assert self._reader is not None and process.stderr is not None
-        self._reader.join(SECONDS)
-        process.stderr.close()
+        running, self._running = self._running, None
+        if running is not None:
+            running.end()
 
     def session(self) -> poplib.POP3:
         """A session of its user."""
@@ -133,28 +105,7 @@ service pop3-login {{
 
     def rest_of_log(self) -> list[str]:
         """What it has said since it was started; after `stop`."""
-        while line := self._said.get(timeout=SECONDS):
-            self.log.append(line)
-        return self.log
-
-    def _read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self._said.put(line.rstrip("\n"))
-        self._said.put(None)
-
-    def _wait(self, wanted: str) -> None:
-        """Read the log until it says `wanted`; AssertionError when it does not in time."""
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                line = self._said.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                line = None
-            if line is None:
-                raise AssertionError("Dovecot did not do what it should; it said:\n" + "\n".join(self.log))
-            self.log.append(line)
-            if wanted in line:
-                return
+        return self._log
 
 
 def fetch_all(session: poplib.POP3) -> dict[str, bytes]:

@@ -19,30 +19,14 @@ from twisted.trial.unittest import SkipTest
 
 from mailsvc.certkit.build import Issued, server_certificate
 from mailsvc.certkit.keys import encode_key, new_key
+from tests.interop.foreground import Foreground
+from tests.interop.postfix import configure
 from tests.interop.programs import program
-from tests.interop.world import NETWORK, PEERS, Server, World, until
+from tests.interop.world import NETWORK, PEERS, World, until
 from tests.pki import authority, chain_pem, credential
 
 USER, PASSWORD = "relayuser", "correct horse"
 """The login of the servers that demand one."""
-
-_DELIVERY = """\
-postlog   unix-dgram n - n - 1 postlogd
-cleanup   unix n - n - 0 cleanup
-qmgr      unix n - n 300 1 qmgr
-tlsmgr    unix - - n 1000? 1 tlsmgr
-rewrite   unix - - n - - trivial-rewrite
-bounce    unix - - n - 0 bounce
-defer     unix - - n - 0 bounce
-trace     unix - - n - 0 bounce
-verify    unix - - n - 1 verify
-flush     unix n - n 1000? 0 flush
-proxymap  unix - - n - - proxymap
-error     unix - - n - - error
-retry     unix - - n - - error
-virtual   unix - n n - - virtual
-anvil     unix - - n - 1 anvil
-"""
 
 
 @dataclass
@@ -52,7 +36,7 @@ class MailServer:
     name: str
     host: str
     box: Path
-    server: Server | None = field(default=None, repr=False)
+    server: Foreground | None = field(default=None, repr=False)
 
     @property
     def log(self) -> str:
@@ -104,32 +88,23 @@ def postfix(world: World, last: int, names: Sequence[str], domains: Sequence[str
     certificate of our CA.  The local part ``nobody`` does not exist, ``busy`` is put off."""
     folder = _home(world, "postfix")
     host = address(last)
-    for place in ("etc", "queue", "data", "box"):
-        (folder / place).mkdir()
-    shutil.chown(folder / "data", "postfix")
+    (folder / "box").mkdir()
     shutil.chown(folder / "box", "nobody")
     chain, key = write_credential(folder / "tls", credential(tuple(names)))
     demanding = "-o smtpd_tls_req_ccert=yes -o smtpd_tls_security_level=encrypt -o smtpd_tls_session_cache_database="
-    (folder / "etc" / "master.cf").write_text(
-        f"{_DELIVERY}"
+    services = (
+        "virtual unix - n n - - virtual\n"
         f"{host}:25 inet n - n - - smtpd\n"
         f"{host}:465 inet n - n - - smtpd -o smtpd_tls_wrappermode=yes\n"
         f"{address(closed)}:25 inet n - n - - smtpd {demanding}\n"
     )
     boxes = " ".join(f"{{ @{domain} = all/ }}" for domain in domains)
-    (folder / "etc" / "main.cf").write_text(f"""\
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = /dev/stdout
-myhostname = {names[0]}
-mydestination =
+    configure(
+        folder,
+        names[0],
+        services,
+        f"""\
 mynetworks =
-inet_protocols = ipv4
-alias_maps =
-alias_database =
-local_recipient_maps =
-notify_classes =
 message_size_limit = 2000000
 virtual_mailbox_limit = 0
 virtual_mailbox_domains = {", ".join(domains)}
@@ -149,7 +124,8 @@ smtpd_tls_CAfile = {write_ca(folder)}
 smtpd_tls_loglevel = 1
 smtpd_tls_received_header = yes
 smtputf8_enable = yes
-""")
+""",
+    )
     command = [program("postfix"), "-c", str(folder / "etc"), "start-fg"]
     return MailServer("Postfix", host, folder / "box", world.start("Postfix", command, "daemon started"))
 

@@ -1,33 +1,30 @@
 """A Postfix of our own: configuration, queue and log in a folder of the test, nothing of the machine's own Postfix.
 
 It listens nowhere but on a UNIX socket in its queue, so that no port has to be found for it, and runs in the
-foreground with its log on standard output: what it does is read, never waited for by the clock.  Postfix starts as
-root only, because it changes to its own user for most of its work; for anybody else the tests are skipped, and
-`.ci/run` runs them as root.
+foreground with its log on standard output (`tests.interop.foreground`).  Postfix starts as root only, because it
+changes to its own user for most of its work; for anybody else the tests are skipped, and `.ci/run` runs them as root.
+
+What every Postfix of ours has, also the one that takes mail (`tests.interop.peers`) and the one that is measured
+(``bench/postfix.py``), is written by `configure`.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import re
 import shutil
-import signal
 import smtplib
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
-from tests.interop.programs import SECONDS, program, surroundings
+from tests.interop.foreground import Foreground
+from tests.interop.programs import SECONDS, program
 
 _SERVICES = """\
 postlog   unix-dgram n - n - 1 postlogd
-in        unix n - n - - smtpd
 cleanup   unix n - n - 0 cleanup
 qmgr      unix n - n 300 1 qmgr
 tlsmgr    unix - - n 1000? 1 tlsmgr
@@ -38,13 +35,18 @@ trace     unix - - n - 0 bounce
 verify    unix - - n - 1 verify
 flush     unix n - n 1000? 0 flush
 proxymap  unix - - n - - proxymap
-smtp      unix - - n - - smtp
-lmtp      unix - - n - - lmtp
 error     unix - - n - - error
 retry     unix - - n - - error
 anvil     unix - - n - 1 anvil
+"""
+
+SENDING = """\
+in        unix n - n - - smtpd
+smtp      unix - - n - - smtp
 scache    unix - - n - 1 scache
 """
+"""The services of one that takes mail on a UNIX socket, see `socket_of`, and sends it on."""
+
 _STATUS = re.compile(r": to=<([^>]*)>.* status=(\w+) \((.*)\)$")
 
 
@@ -52,6 +54,44 @@ class Submission(smtplib.LMTP):
     """smtplib on a UNIX socket, which it knows for LMTP only, but with the words of SMTP."""
 
     ehlo_msg = "ehlo"
+
+
+def configure(folder: Path, name: str, services: str, settings: str) -> None:
+    """Write the configuration of one whose host name is ``name``, and which keeps everything in ``folder``.
+
+    ``services`` are the lines of its master.cf that not all have, ``settings`` those of its main.cf.
+    """
+    for path in (folder, folder / "etc", folder / "queue", folder / "data"):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+    shutil.chown(folder / "data", "postfix")
+    (folder / "etc" / "master.cf").write_text(_SERVICES + services)
+    (folder / "etc" / "main.cf").write_text(f"""\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+maillog_file = /dev/stdout
+myhostname = {name}
+mydestination =
+inet_protocols = ipv4
+alias_maps =
+alias_database =
+local_recipient_maps =
+notify_classes =
+{settings}""")
+
+
+def socket_of(folder: Path) -> str:
+    """Where one with the services `SENDING` takes mail, by SMTP."""
+    return str(folder / "queue" / "public" / "in")
+
+
+def master_of(folder: Path) -> int:
+    """The number of its master, once it runs: it makes a session of its own, in which is nobody else.
+
+    FileNotFoundError before.
+    """
+    return int((folder / "queue" / "pid" / "master.pid").read_text())
 
 
 class Postfix:
@@ -65,34 +105,20 @@ class Postfix:
     ) -> None:
         self.folder = folder
         self.log: list[str] = []
-        self._said: queue.Queue[str | None] = queue.Queue()
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._running: Foreground | None = None
         self._program = program("postfix")
         if os.geteuid() != 0:
             raise SkipTest("Postfix starts as root only")
-        for path in (folder, folder / "etc", folder / "queue", folder / "data"):
-            path.mkdir(exist_ok=True)
-            path.chmod(0o755)
-        shutil.chown(folder / "data", "postfix")
-        shutil.copyfile(ca, folder / "etc" / "ca.pem")
         table = " ".join(f"{{ {domain} = {transport} }}" for domain, transport in transports.items())
         listener = f"127.0.0.1:{port} inet n - n - - smtpd\n" if port else ""
-        (folder / "etc" / "master.cf").write_text(_SERVICES + listener)
-        (folder / "etc" / "main.cf").write_text(f"""\
-compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = /dev/stdout
-myhostname = relay.example.net
-mydestination =
+        services = f"{SENDING}lmtp unix - - n - - lmtp\n{listener}"
+        configure(
+            folder,
+            "relay.example.net",
+            services,
+            f"""\
 mynetworks = 127.0.0.0/8
 inet_interfaces = loopback-only
-inet_protocols = ipv4
-alias_maps =
-alias_database =
-local_recipient_maps =
-notify_classes =
 relay_domains = {", ".join(transports)}
 transport_maps = inline:{{ {table} }}
 smtpd_relay_restrictions = permit_mynetworks, reject
@@ -106,51 +132,31 @@ lmtp_tls_CAfile = {folder}/etc/ca.pem
 lmtp_tls_security_level = may
 lmtp_tls_loglevel = 1
 {settings}
-""")
+""",
+        )
+        shutil.copyfile(ca, folder / "etc" / "ca.pem")
 
     @property
     def socket(self) -> str:
         """Where it takes mail, by SMTP."""
-        return str(self.folder / "queue" / "public" / "in")
+        return socket_of(self.folder)
 
     def start(self) -> None:
         """Start it, and wait until it says that it runs."""
-        self._process = subprocess.Popen(
-            [self._program, "-c", str(self.folder / "etc"), "start-fg"],
-            cwd=self.folder,
-            env=surroundings(self.folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
-        self._wait(lambda line: "daemon started" in line)
+        command = [self._program, "-c", str(self.folder / "etc"), "start-fg"]
+        self._running = Foreground("Postfix", command, self.folder)
+        self.log = self._running.log
+        self._running.wait("daemon started")
 
     def stop(self) -> None:
-        """End it and all that it has started.
-
-        Its master makes a session of its own and writes its number into our queue; nobody else is in that session.
-        """
-        process, self._process = self._process, None
-        if process is None:
+        """End it and all that it has started."""
+        running, self._running = self._running, None
+        if running is None:
             return
-        groups = [process.pid]
+        groups = []
         with suppress(FileNotFoundError):
-            groups.append(int((self.folder / "queue" / "pid" / "master.pid").read_text()))
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for group in groups:
-                with suppress(ProcessLookupError):
-                    os.killpg(group, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS / 4)
-        assert self._reader is not None and process.stdout is not None
-        self._reader.join(SECONDS)
-        process.stdout.close()
+            groups.append(master_of(self.folder))
+        running.end(*groups)
 
     def submit(self) -> Submission:
         """A session in which it takes mail."""
@@ -161,34 +167,14 @@ lmtp_tls_loglevel = 1
 
     def results(self, recipients: int) -> dict[str, tuple[str, str]]:
         """What has become of the next so many recipients: address -> status and what the other side said."""
+        assert self._running is not None
         found: dict[str, tuple[str, str]] = {}
         while len(found) < recipients:
-            match = _STATUS.search(self._wait(lambda line: " status=" in line))
+            match = _STATUS.search(self._running.wait(" status="))
             assert match is not None
             found[match[1]] = (match[2], match[3])
         return found
 
     def everything(self) -> list[str]:
         """Its whole log, once it was stopped."""
-        while (line := self._said.get_nowait()) is not None:
-            self.log.append(line)
         return self.log
-
-    def _read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self._said.put(line.rstrip("\n"))
-        self._said.put(None)
-
-    def _wait(self, wanted: Callable[[str], bool]) -> str:
-        """The next line of the log that is wanted; AssertionError when none comes in time."""
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                line = self._said.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                line = None
-            if line is None:
-                raise AssertionError("Postfix did not do what it should; it said:\n" + "\n".join(self.log))
-            self.log.append(line)
-            if wanted(line):
-                return line

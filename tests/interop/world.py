@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import queue
 import shutil
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
+from tests.interop.foreground import Foreground
 from tests.interop.programs import SECONDS, program, surroundings
 
 NETWORK = "192.0.2"
@@ -51,45 +51,6 @@ exec cat
 """
 
 
-class Server:
-    """A program in the world; it lives as long as the world does."""
-
-    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
-        self.name = name
-        self.log: list[str] = []
-        self._process = process
-        self._said: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.log.append(line.rstrip("\n"))
-            self._said.put(self.log[-1])
-        self._said.put(None)
-
-    def wait(self, wanted: str) -> str:
-        """The next line of its output with this in it; AssertionError when none comes in time."""
-        end = time.monotonic() + SECONDS
-        while True:
-            try:
-                line = self._said.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                line = None
-            if line is None:
-                raise AssertionError(f"{self.name} did not say {wanted!r}; it said:\n" + "\n".join(self.log))
-            if wanted in line:
-                return line
-
-    def join(self) -> None:
-        """Wait for its end, which has been brought about."""
-        self._process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-
 class World:
     """One of them, from its making to `end`.  ``hosts``: the last octets of its addresses."""
 
@@ -100,7 +61,7 @@ class World:
             program(needed)
         self.folder = Path(tempfile.mkdtemp(prefix="mailsvc-world-"))
         self.folder.chmod(0o755)
-        self._servers: list[Server] = []
+        self._servers: list[Foreground] = []
         self._files()
         begin = _BEGIN.format(
             hosts=" ".join(map(str, hosts)), network=NETWORK, folder=self.folder, libexec=PEERS / "usr" / "libexec"
@@ -140,21 +101,10 @@ class World:
 
     def start(
         self, name: str, command: Sequence[str], ready: str, *, environment: Mapping[str, str] | None = None
-    ) -> Server:
-        """Start a program that stays in the foreground, and wait until a line of its output says ``ready``."""
+    ) -> Foreground:
+        """Start a program, and wait until a line of its output says ``ready``.  It lives as long as the world does."""
         enter = [*self.enter[:-1], f"--pid=/proc/{self._holder.pid}/ns/pid_for_children", "--"]
-        process = subprocess.Popen(
-            [*enter, *command],
-            cwd=self.folder,
-            env=surroundings(self.folder) | dict(environment or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-        server = Server(name, process)
+        server = Foreground(name, [*enter, *command], self.folder, environment)
         self._servers.append(server)
         if ready:
             server.wait(ready)
