@@ -28,7 +28,7 @@ LEVELS: dict[int, str] = {
     1: """
         mailsvc.wire.lines
         mailsvc.smtp.modes mailsvc.smtp.commands mailsvc.smtp.session mailsvc.smtp.recipients
-        mailsvc.smtp.sasl mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
+        mailsvc.smtp.extensions mailsvc.smtp.trace mailsvc.smtp.seams
         mailsvc.pop3.maildrop mailsvc.pop3.session
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
         mailsvc.relay.replies mailsvc.relay.demands mailsvc.mtasts.record

@@ -52,15 +52,46 @@ class Base64Tests(SynchronousTestCase):
             with self.assertRaises(MalformedResponse, msg=repr(text)):
                 decode(text)
 
+    def test_refused(self) -> None:
+        """RFC 4648 section 3: other characters, white space around it, padding that is missing or doubled."""
+        for text in (
+            b"a",
+            b"ab",
+            b"abc",
+            b"ab=",
+            b"abc==",
+            b"YWJ=",
+            b" YQ==",
+            b"YQ==\r",
+            b"Y-_=",
+            b"\xff\xff\xff\xff",
+            b"====",
+            b"YWJj\0",
+        ):
+            self.assertRaises(MalformedResponse, decode, text)
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=12))
+    def test_one_spelling(self, text: bytes) -> None:
+        """Any octets are refused, or are exactly the encoding of what they decode to."""
+        try:
+            data = decode(text)
+        except MalformedResponse:
+            return
+        self.assertEqual(base64.b64encode(data), text)
+
     def test_empty(self) -> None:
         """An equals sign is zero octets as an initial response only; an empty line is zero octets."""
         self.assertEqual((decode_initial(b"="), decode(b"")), (b"", b""))
+        self.assertRaises(MalformedResponse, decode_initial, b"==")
 
     @given(st.binary(max_size=200))
     @settings(deadline=None)
     def test_round_trip(self, data: bytes) -> None:
         """What was encoded is decoded to the same octets."""
         self.assertEqual(decode(encode(data).encode()), data)
+        if data:
+            self.assertEqual(decode_initial(encode(data).encode()), data)
 
 
 class OfferTests(SynchronousTestCase):
@@ -102,11 +133,14 @@ class PasswordMechanismTests(SynchronousTestCase):
         """A missing or another NUL, an empty name or password, an endless name."""
         for message in (
             b"",
+            b"\0",
+            b"\0\0",
             b"a",
             b"\0a",
             b"\0a\0",
             b"\0\0b",
             b"\0a\0b\0",
+            b"a\0b\0c\0d",
             b"\0" + b"a" * 1025 + b"\0b",
             b"z" * 1025 + b"\0a\0b",
         ):
@@ -118,7 +152,7 @@ class PasswordMechanismTests(SynchronousTestCase):
         steps = started("LOGIN")
         self.assertEqual(steps.send(b"tim"), Challenge(b"Password:"))
         self.assertEqual(steps.send(b"secret"), PasswordLogin(b"tim", b"secret"))
-        for name, password in ((b"", b"x"), (b"x", b""), (b"x", b"a\0b")):
+        for name, password in ((b"", b"x"), (b"x", b""), (b"", b""), (b"x", b"a\0b")):
             steps = started("LOGIN")
             steps.send(name)
             with self.assertRaises(MalformedResponse):

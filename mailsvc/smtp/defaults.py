@@ -7,29 +7,20 @@ nothing; `LogJournal` writes the log.
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mailsvc import maillog
-from mailsvc.accounts.login import Login
-from mailsvc.accounts.realm import Account, IAccount
+from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
-from mailsvc.mail.reply import Reply, reply
-from mailsvc.sasl.exchange import MalformedResponse
-from mailsvc.smtp import sasl
+from mailsvc.mail.reply import Reply
+from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.recipients import RecipientFacts, judgement
-from mailsvc.smtp.seams import Challenge, Channel, Client, Destination, Exchange, LoggedIn, LoginFailed, Machine
+from mailsvc.smtp.seams import Client, Destination, LoginFailed, Machine
 from mailsvc.storage import accounts
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
-
-_LOGIN_REFUSED = reply(535, "5.7.8", "Authentication credentials invalid")
-_ACT_AS_OTHER = reply(535, "5.7.8", "Acting as another identity is not permitted")
 
 
 class AccountDirectory:
@@ -90,55 +81,11 @@ class OpenGuard:
         """See `mailsvc.smtp.seams.Guard`."""
 
 
-class PasswordAuthenticator:
-    """PLAIN and LOGIN, checked by a twisted.cred portal."""
+class PasswordAuthenticator(SaslAuthenticator):
+    """PLAIN and LOGIN inside TLS, checked by a twisted.cred portal; see `mailsvc.accounts.authenticator`."""
 
     def __init__(self, portal: Portal) -> None:
-        self._portal = portal
-
-    def mechanisms(self, client: Client) -> tuple[str, ...]:
-        """See `mailsvc.smtp.seams.Authenticator`."""
-        return tuple(sasl.MECHANISMS)
-
-    def begin(self, mechanism: str, client: Client, channel: Channel) -> Exchange | None:
-        """See `mailsvc.smtp.seams.Authenticator`."""
-        return _PasswordExchange(self._portal, mechanism, client) if mechanism in sasl.MECHANISMS else None
-
-
-class _PasswordExchange:
-    def __init__(self, portal: Portal, mechanism: str, client: Client) -> None:
-        self._portal = portal
-        self._mechanism = mechanism
-        self._client = client
-        self._dialogue = sasl.Exchange(mechanism)
-        self._begun = False
-        self._login: Deferred[Any] | None = None
-
-    async def step(self, response: bytes | None) -> Challenge | LoggedIn | LoginFailed:
-        try:
-            step = self._dialogue.step(response or b"") if self._begun else self._dialogue.begin(response)
-        except MalformedResponse as error:
-            return LoginFailed(reply(501, "5.5.2", f"Authentication failed: {error}"), "", str(error))
-        self._begun = True
-        return Challenge(step.data) if isinstance(step, sasl.Challenge) else await self._judged(step)
-
-    def cancel(self) -> None:
-        if self._login is not None:
-            self._login.cancel()
-
-    async def _judged(self, credentials: sasl.Credentials) -> LoggedIn | LoginFailed:
-        name = credentials.username.decode("utf-8", "replace")
-        login = Login(credentials.username, credentials.password, self._client.peer, "smtp")
-        try:
-            self._login = self._portal.login(login, None, IAccount)
-            _, avatar, log_out = await self._login
-        except UnauthorizedLogin:
-            return LoginFailed(_LOGIN_REFUSED, name)
-        log_out()
-        if credentials.authzid not in (b"", credentials.username):
-            return LoginFailed(_ACT_AS_OTHER, name, "wanted to act as somebody else")
-        account = cast(Account, avatar)
-        return LoggedIn(account.address, account.id, self._mechanism, account.credential, account.changed)
+        super().__init__(Authenticator(portal))
 
 
 class AnySender:
