@@ -33,7 +33,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.credential mailsvc.tls.table mailsvc.tls.memory mailsvc.tls.sealing mailsvc.certkit.*
         mailsvc.relay.replies mailsvc.relay.demands mailsvc.mtasts.record
         mailsvc.probe.observation mailsvc.probe.conclusion mailsvc.probe.report
-        mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp
+        mailsvc.tls.levels mailsvc.tls.gate mailsvc.tls.ocsp mailsvc.tls.hello
         mailsvc.relay.url mailsvc.relay.routes mailsvc.relay.logins mailsvc.relay.srs
         mailsvc.relay.outgoing mailsvc.relay.dialogue mailsvc.relay.eightbit mailsvc.relay.framing
         mailsvc.relay.opening mailsvc.relay.delivery mailsvc.relay.asking
@@ -96,7 +96,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
-        mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
+        mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.stops mailsvc.relay.connections
         mailsvc.relay.attempt mailsvc.relay.telling
         mailsvc.tlsrpt.counting mailsvc.tlsrpt.sending
         mailsvc.pop3.mailbox mailsvc.pop3.server

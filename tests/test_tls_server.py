@@ -234,8 +234,73 @@ class HandshakeTests(SynchronousTestCase):
             full = len(self.server_bytes(Client(b"pop.example.org", context=client.context)))
             self.assertLess(len(self.server_bytes(client)), full - 800)
 
-    def server_bytes(self, client: Client) -> bytes:
-        """All that the server sends for a handshake."""
+    def test_a_session_is_resumed_under_its_name_only(self) -> None:
+        """RFC 6066 section 3: in TLS 1.2 a session is not resumed under another name, nor with a name when it had
+        none, even when both names have one certificate; in TLS 1.3, where names are not part of a session (RFC 8446
+        section 4.2.11), it is not resumed under another certificate.
+
+        Rule: A session is not resumed under another server name
+        """
+        two = made("one.example.org", "two.example.org")
+        self.server = ServerTLS(table(MAIL, POP, WILD, two))
+        mail, pop, one, other = b"mail.example.org", b"pop.example.org", b"one.example.org", b"two.example.org"
+        old, new = SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION
+        for first, second, resumed in (
+            (mail, mail, {old, new}),
+            (None, None, {old, new}),
+            (pop, b"POP.example.org", {old, new}),
+            (mail, pop, set()),
+            (pop, mail, set()),
+            (None, pop, set()),
+            (pop, None, set()),
+            (None, mail, set()),
+            (mail, None, set()),
+            (mail, b"unknown.example", {new}),
+            (b"unknown.example", mail, {new}),
+            (one, other, {new}),
+            (other, other, {old, new}),
+            (b"a.wild.example.org", b"b.wild.example.org", {new}),
+        ):
+            for version in (old, new):
+                checks: list[int] = []
+                client = Client(first)
+                client.context.set_max_proto_version(version)
+                # Asked in full handshakes only.
+                client.context.set_verify(SSL.VERIFY_PEER, lambda *call, checks=checks: not checks.append(1))
+                done = talk(self.server, client).begin()
+                done.exchange(b"x")
+                client.session = done.client.getHandle().get_session()
+                checks.clear()
+                client.name = second
+                done = talk(self.server, client).begin()
+                self.assertEqual(done.exchange(b"x"), b"x")
+                self.assertEqual(not checks, version in resumed, (first, second, version))
+                facts = tls_facts(done.server)
+                assert facts is not None
+                self.assertEqual(facts.server_name, None if second is None else second.decode("ascii").lower())
+
+    def test_a_hello_in_pieces(self) -> None:
+        """The name counts however TCP cuts the hello: octet by octet it is the same certificate, and resumed."""
+        for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+            client = Client(b"pop.example.org")
+            client.context.set_max_proto_version(version)
+            first = talk(self.server, client).begin()
+            first.exchange(b"x")
+            client.session = first.client.getHandle().get_session()
+            whole = len(self.server_bytes(client))
+            self.assertEqual(len(self.server_bytes(client, at_once=1)), whole)
+
+    def test_names_are_bounded(self) -> None:
+        """Whatever names clients of TLS 1.2 ask for, contexts of their own are for names that certificates have."""
+        for number in range(5):
+            for name in (b"%d.wild.example.org" % number, b"%d.example" % number, b"pop.example.org"):
+                client = Client(name)
+                client.context.set_max_proto_version(SSL.TLS1_2_VERSION)
+                self.assertIsNotNone(talk(self.server, client).begin().shown())
+        self.assertEqual(list(self.server._lives[""].named), ["pop.example.org"])
+
+    def server_bytes(self, client: Client, at_once: int = 1 << 20) -> bytes:
+        """All that the server sends for a handshake, when it gets so many octets at a time."""
         both = talk(self.server, client)
         sent = StringTransport()
         there = StringTransport()
@@ -243,8 +308,10 @@ class HandshakeTests(SynchronousTestCase):
         both.server.makeConnection(sent)
         total = b""
         while there.value():
-            both.server.dataReceived(there.value())
+            data = there.value()
             there.clear()
+            for place in range(0, len(data), at_once):
+                both.server.dataReceived(data[place : place + at_once])
             total += sent.value()
             if sent.value():
                 both.client.dataReceived(sent.value())

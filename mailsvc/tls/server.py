@@ -15,6 +15,12 @@ table is a new set: a connection holds the set that it began with through its co
 ClientHello arrives after a replacement. Tickets of one set mean nothing to another, so that none of a listener that
 asks for nothing opens one that does.
 
+Within a set a session belongs to the credential that it was made under, and in TLS 1.2 to the name that was asked for,
+too (RFC 6066 section 3; in TLS 1.3 the server need not care for names, RFC 8446 section 4.2.11). OpenSSL would resume
+it under any, because it looks at tickets before it looks at names: so where there are tickets, the hello is read before
+OpenSSL reads it (`mailsvc.tls.hello`), and the connection gets the context of its name, with a session id context of
+its own, in time.
+
 Two facts that look like omissions. Nothing sets the key exchange groups, because OpenSSL's default
 (X25519MLKEM768 first, then X25519 and the NIST curves) is what we want and naming a list would freeze it. And
 session tickets work while the session cache is off: a cache would keep a session per visitor in memory, a
@@ -26,10 +32,11 @@ with numbers of sessions that nobody keeps. They resume nothing; to send none at
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -39,8 +46,9 @@ from zope.interface import implementer
 
 from mailsvc.mail.channel import TLSFacts
 from mailsvc.tls.credential import Credential
+from mailsvc.tls.hello import ClientHello, HelloReader, Unreadable
 from mailsvc.tls.ocsp import Staple
-from mailsvc.tls.policy import ListenerPolicy
+from mailsvc.tls.policy import Asking, ListenerPolicy
 from mailsvc.tls.table import CredentialTable
 from mailsvc.tls.verify import CheckedConnection, ask_clients, client_certificate
 
@@ -59,6 +67,10 @@ EXPORTER = b"EXPORTER-Channel-Binding"
 _HOST_NAME = re.compile(rb"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
+NAMED_LIMIT = 100
+"""Names that have a context of their own for clients that speak TLS 1.2 only: 26 KB each. For a further one, and for
+one that no certificate has exactly, such a client gets no ticket."""
+
 DEFAULT_POLICY = ListenerPolicy()
 """Of a listener of which nothing was said: it asks for no certificate, and sessions may be resumed."""
 
@@ -66,15 +78,61 @@ DEFAULT_POLICY = ListenerPolicy()
 @dataclass(frozen=True)
 class _Live:
     """One table and the contexts made from it for one policy; the first connection freezes them all, so nothing here
-    ever changes."""
+    ever changes, but that contexts for names are made when they are first asked for.
+
+    `default` is for those who ask for no name; `contexts` by credential for the others, `named` by name for those of
+    them who speak TLS 1.2.
+    """
 
     table: CredentialTable
     policy: ListenerPolicy
     default: SSL.Context
     contexts: Mapping[int, SSL.Context]
+    named: dict[str, SSL.Context] = field(default_factory=dict)
 
     def context_for(self, server_name: str | None) -> SSL.Context:
-        return self.contexts[id(self.table.lookup(server_name))]
+        return self.default if server_name is None else self.contexts[id(self.table.lookup(server_name))]
+
+    def context_of_name(self, server_name: str) -> SSL.Context | None:
+        """For TLS 1.2: a context whose sessions are resumed under this name only; None when there is none."""
+        context = self.named.get(server_name)
+        if context is None and server_name in self.table.by_name and len(self.named) < NAMED_LIMIT:
+            credential = self.table.by_name[server_name]
+            context = self.named[server_name] = _make_context(credential, self.policy, server_name)
+        return context
+
+
+class _ServerConnection(CheckedConnection):
+    """A connection that gets the context of the name that its client asks for before OpenSSL looks at tickets."""
+
+    live: _Live
+    hello: HelloReader | None = None
+
+    def bio_write(self, buf: bytes | bytearray | memoryview) -> int:
+        """Take octets of the client (pyOpenSSL's method, called by Twisted)."""
+        if self.hello is not None:
+            found = self.hello.feed(bytes(buf))
+            if found is not None:
+                self.hello = None
+                self._heard(found)
+        return super().bio_write(buf)
+
+    def _heard(self, hello: ClientHello | Unreadable) -> None:
+        if isinstance(hello, Unreadable):
+            self.set_options(SSL.OP_NO_TICKET)
+            return
+        if hello.server_name is None:
+            return
+        name = _host_name(hello.server_name)
+        context = None
+        if not hello.tls_1_3 and name is not None:
+            try:
+                context = self.live.context_of_name(name)
+            except SSL.Error:  # it was made of the same credential before: no memory, at most
+                context = None
+        if context is None and not hello.tls_1_3:
+            self.set_options(SSL.OP_NO_TICKET)
+        self.set_context(context or self.live.context_for(name or ""))
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -119,7 +177,11 @@ class ServerTLS:
     def connection(self, listener: str) -> SSL.Connection:
         """A connection for this listener that begins with the default certificate; SNI may choose another."""
         live = self._lives.get(listener) or self._lives[""]
-        return CheckedConnection(live.default, None)
+        connection = _ServerConnection(live.default, None)
+        connection.live = live
+        if live.policy.tickets and live.policy.clients.asking is Asking.OFF:
+            connection.hello = HelloReader()
+        return connection
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `connection` (Twisted's interface)."""
@@ -200,25 +262,21 @@ def _make_lives(table: CredentialTable, policies: Mapping[str, ListenerPolicy]) 
 
 
 def _make_live(table: CredentialTable, policy: ListenerPolicy) -> _Live:
-    contexts: dict[int, SSL.Context] = {}
+    contexts = {id(each): _make_context(each, policy, "*") for each in (table.default, *table.credentials)}
     live = _Live(table, policy, _make_context(table.default, policy), contexts)
-    contexts[id(table.default)] = live.default
-    for credential in table.credentials:
-        if credential is not table.default:
-            contexts[id(credential)] = _make_context(credential, policy)
 
     def choose(connection: SSL.Connection) -> None:
         # An exception in here would only be printed by cffi and the handshake would go on: nothing below can
         # fail.
-        chosen = live.context_for(_server_name(connection))
-        if chosen is not live.default:
-            connection.set_context(chosen)
+        if connection.get_context() is live.default and connection.get_servername() is not None:
+            connection.set_context(live.context_for(_server_name(connection) or ""))
 
     live.default.set_tlsext_servername_callback(choose)
     return live
 
 
-def _make_context(credential: Credential, policy: ListenerPolicy) -> SSL.Context:
+def _make_context(credential: Credential, policy: ListenerPolicy, name: str = "") -> SSL.Context:
+    """A context for the clients that ask for ``name``: "" for those without one, "*" for any."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
@@ -230,8 +288,8 @@ def _make_context(credential: Credential, policy: ListenerPolicy) -> SSL.Context
         context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # A session belongs to the certificate that it was made under: after a replacement a full handshake shows
-    # the new one.
-    context.set_session_id(credential.fingerprint)
+    # the new one. OpenSSL takes 32 octets.
+    context.set_session_id(hashlib.sha256(credential.fingerprint + name.encode("ascii")).digest())
     # Without a callback Twisted's servers abort a client that offers ALPN; no mail protocol of ours has an
     # ALPN name in use, so the answer is always that none fits, and the handshake goes on (RFC 7301 section
     # 3.2 allows both).
@@ -254,6 +312,10 @@ def _staple(connection: SSL.Connection, staple: Staple | None) -> bytes:
 
 def _server_name(connection: SSL.Connection) -> str | None:
     name = connection.get_servername()
-    if name is None or len(name) > 253 or not _HOST_NAME.fullmatch(name):
+    return None if name is None else _host_name(name)
+
+
+def _host_name(name: bytes) -> str | None:
+    if len(name) > 253 or not _HOST_NAME.fullmatch(name):
         return None
     return name.decode("ascii").lower()
