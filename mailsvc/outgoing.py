@@ -35,7 +35,7 @@ from mailsvc.relay.schedule import Schedule
 from mailsvc.relay.seams import Bounces
 from mailsvc.relay.telling import counted
 from mailsvc.resolver import Resolver, SystemResolver
-from mailsvc.storage.store import Store
+from mailsvc.storage.store import HeldStore
 from mailsvc.tls import https
 from mailsvc.tls.sealing import sealing_key
 from mailsvc.tlsrpt.counting import SessionCounter
@@ -58,12 +58,13 @@ class Outgoing:
         self,
         configuration: Configuration,
         reactor: Any,
-        store: Store,
+        store: HeldStore,
         bounces: Bounces,
         *,
         environ: Mapping[str, str] = os.environ,
         resolver: Resolver | None = None,
     ) -> None:
+        self._store = store
         self._resolver = resolver or SystemResolver(reactor)
         self.means = Means(
             store,
@@ -106,7 +107,7 @@ class Outgoing:
 
     def start(self) -> None:
         """The database is open: begin."""
-        self.queue.start()
+        self.queue.start(self._store.instance)
         self._sts.start()
         if self._reporter is not None:
             self._reporter.start()

@@ -26,7 +26,8 @@ from mailsvc.storage.outbound import OutboundMessage, OutboundRow
 from mailsvc.storage.rows import Cursor
 from tests.relay_world import NEVER, TAKEN
 
-LEASE = 1.0
+LEASE = 60.0
+"""Longer than the test: what a process that was killed had claimed is there again at the next one's start."""
 
 
 class JournalledAttempts:
@@ -69,7 +70,7 @@ def main(database_path: str, journal_path: str, generation: str) -> None:
     queue = Queue(database, reactor, attempts, EventReports(), rules=rules)
 
     def begin() -> None:
-        queue.start()
+        queue.start(database.instance)
         print("running", flush=True)
 
     reactor.callWhenRunning(begin)

@@ -220,8 +220,8 @@ class World:
         self.nodes: list[Node] = []
         self.sent = 0
 
-    def node(self, name: str = "one", *, schedule: Schedule = PLAIN_SCHEDULE, **rules: Any) -> Node:
-        """A node that has started."""
+    def node(self, name: str = "one", *, schedule: Schedule = PLAIN_SCHEDULE, instance: str = "", **rules: Any) -> Node:
+        """A node that has started; ``instance``: the lock that it holds."""
         rules = {"poll": 60.0, **rules}
         clock = NodeClock(self.clock)
         store = NodeStore(self.store, clock)
@@ -235,7 +235,7 @@ class World:
             random=Random(1),
             owner=name,
         )
-        queue.start()
+        queue.start(instance)
         node = Node(name, queue, clock)
         self.nodes.append(node)
         return node

@@ -89,6 +89,16 @@ class QueueTests(UserCase):
         self.assertEqual(self.states(), ["waiting", "held", "waiting"])
         self.assertEqual(self.change_number(), number + 3)
 
+    def test_a_possible_duplicate_is_told(self) -> None:
+        """What a process had begun with that did not say what came of it is shown as such, also when it is held."""
+        with offline(self.path, create=False) as txn:
+            outbound.claim(txn, "dead", time.time(), seconds=0.0, rows=9, of_each=9)
+        self.succeed("queue", "hold", "2")
+        told = [row["duplicate_possible"] for row in json.loads(self.succeed("queue", "list", "--json"))]
+        self.assertEqual(told, [False, True, True])
+        self.assertIn("it may have arrived", self.succeed("queue", "show", "2"))
+        self.assertNotIn("it may have arrived", self.succeed("queue", "show", "1"))
+
     def test_reroute(self) -> None:
         """Another relay, in the form that the routes know; and back."""
         said = self.succeed("queue", "reroute", "1", "--via", "tls://relay.example.org")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -19,8 +20,9 @@ from mailsvc.relay.routes import Route, RouteKind
 from mailsvc.relay.schedule import Schedule
 from mailsvc.relay.seams import Destination
 from mailsvc.relay.url import parse_relay
-from mailsvc.storage import outbound
+from mailsvc.storage import outbound, outbound_admin
 from mailsvc.storage.outbound import OutboundRow
+from mailsvc.storage.outbound_admin import Selection
 from mailsvc.storage.routes import add_route
 from tests.memory import storage_failure
 from tests.relay_world import DAY, DOWN, HOUR, LATER, MINUTE, NEVER, TAKEN, World
@@ -347,6 +349,94 @@ class Nodes(Case):
         # Which of those that it had claimed it had begun with, nobody can know.
         details = [json.loads(detail) for (detail,) in world.store.connection.execute("SELECT detail FROM event")]
         self.assertEqual(sum(each.get("duplicate_possible", False) for each in details), 100)
+
+    def test_the_next_one_under_the_same_lock(self) -> None:
+        """Who holds the lock of a process that was killed knows that it is dead: its rows are tried at once, those that
+        wait keep their time, and what it had begun with is marked.
+
+        Rule: A process that starts again takes back at once what it had claimed when it was killed
+        """
+        world = self.world
+        world.network.seconds = 10.0
+        world.network.behaviour["later.example.net"] = lambda now, row: LATER
+        one = world.node("one", instance="lock")
+        world.send("bob@later.example.net")
+        world.run(15.0)
+        for number in range(1000):
+            world.send(f"u{number}@d{number % 50}.example.net")
+        world.run(5.0)
+        world.kill(one)
+        world.network.log.clear()
+        world.node("two", instance="lock")
+        world.run(150.0)
+        self.assertEqual(sum(world.network.arrived.values()), 1000)
+        self.assertEqual(set(world.network.arrived.values()), {1})
+        self.assertEqual(world.times("later.example.net"), [])
+        details = [json.loads(detail) for (detail,) in world.store.connection.execute("SELECT detail FROM event")]
+        self.assertEqual(sum(each.get("duplicate_possible", False) for each in details), 1000)
+        world.run(300.0)
+        self.assertEqual(world.times("later.example.net"), [310.0])
+
+    def test_another_lock(self) -> None:
+        """Rows of a process that held another lock (it was removed under it, or the database is a copy), or none, wait
+        for the end of the lease: it may live.
+
+        Rule: Nobody takes what a process has claimed that may live
+        """
+        world = self.world
+        world.network.seconds = 200.0
+        world.node("one", instance="lock")
+        world.node("three")
+        for number in range(200):
+            world.send(f"u{number}@d{number}.example.net")
+        world.run(1.0)
+        self.assertEqual({each.node for each in world.network.log}, {"one", "three"})
+        world.node("two", instance="lock2")
+        world.node("four", instance="loc")
+        world.node("five")
+        world.run(2000.0)
+        self.assertEqual(Counter(world.network.arrived.values()), Counter({1: 200}))
+
+    def test_held_while_it_waits_in_memory(self) -> None:
+        """What the postmaster holds and the queue had not begun with has no doubt; what it is in the middle of has,
+        until the queue learns that it did not arrive."""
+        world = self.world
+        world.network.seconds = 100.0
+        world.network.others = lambda now, row: DOWN
+        world.node("one", at_once=1)
+        world.send("b@one.example.net")
+        world.send("b@two.example.net")
+        world.run(1.0)
+
+        def doubts(change: Callable[..., int] | None = None) -> list[bool]:
+            now = world.clock.seconds()
+            rows = world.store.now(outbound_admin.select, Selection(), now, 9)
+            if change is not None:
+                world.store.now(change, rows, now)
+            return [row.duplicate_possible for row in world.store.now(outbound_admin.select, Selection(), now, 9)]
+
+        self.assertEqual(doubts(outbound_admin.hold), [True, True])
+        world.run(70.0)
+        self.assertEqual(doubts(), [True, False])
+        world.run(70.0)
+        self.assertEqual(doubts(), [False, False])
+        self.assertEqual([each.recipients for each in world.network.log], [("b@one.example.net",)])
+        self.assertEqual(doubts(outbound_admin.release), [False, False])
+
+    def test_a_long_stop_does_not_make_old(self) -> None:
+        """What was claimed and not tried when the process was killed is no older for the days until the next start."""
+        world = self.world
+        world.network.others = lambda now, row: DOWN
+        world.network.seconds = 1.0
+        one = world.node("one", instance="lock")
+        world.send("bob@example.net")
+        world.run(301.5)
+        world.kill(one)
+        world.run(20 * DAY)
+        world.node("two", instance="lock")
+        world.run(10.0)
+        self.assertEqual(world.bounces.reports, [])
+        self.assertEqual((world.count("outbound"), len(world.network.log)), (1, 3))
 
     def test_two_nodes(self) -> None:
         """Two nodes share the work, and nothing is sent twice."""

@@ -345,6 +345,21 @@ class Processes(OfflineCase):
         lock.release()
         InstanceLock(self.path).release()
 
+    def test_the_name_of_a_lock(self) -> None:
+        """The next one that holds a lock gets the same name, and another one while the first holds a file that was
+        removed under it."""
+        lock = InstanceLock(self.path)
+        name = lock.name
+        self.assertRegex(name, "^[0-9a-fx]+$")
+        lock.release()
+        lock = InstanceLock(self.path)
+        self.assertEqual(lock.name, name)
+        os.unlink(self.path + ".lock")
+        second = InstanceLock(self.path)
+        self.assertNotEqual(second.name, lock.name)
+        second.release()
+        lock.release()
+
     def test_lock_file_that_cannot_be(self) -> None:
         """A lock file that cannot be opened is named; a symlink there is not followed."""
         os.symlink("/nowhere", self.path + ".lock")

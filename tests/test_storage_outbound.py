@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -96,6 +97,30 @@ class Leases(Case):
         self.store.now(outbound.retry, "third", again(taken[0], 400.0), 300.0)
         [row] = self.claim("fourth", 400.0)
         self.assertIsNone(row.owner)
+
+    def test_taken_back(self) -> None:
+        """What others of one's instance have claimed is due at once, with their name in it; what is held, what has
+        another instance, and one's own stay as they are."""
+        recipients = [f"{name}@{name}.example.net" for name in ("dead", "mine", "strange", "longer", "held")]
+        self.send(*recipients)
+        names = {"dead": "lock.1", "mine": "lock.2", "strange": "other.1", "longer": "lock2.1", "held": "lock.1"}
+        rows = {row.recipient.partition("@")[0]: row for row in self.claim("lock.2")}
+        for name, owner in names.items():
+            self.store.connection.execute("UPDATE outbound SET owner = ? WHERE id = ?", (owner, rows[name].id))
+        held = self.store.now(outbound_admin.select, Selection((str(rows["held"].id),)), 1.0, 9)
+        self.store.now(outbound_admin.hold, held, 1.0)
+        self.assertEqual(self.store.now(outbound.take_back, "lock", "lock.2", 2.0), 1)
+        self.assertEqual([(row.recipient, row.owner) for row in self.claim("lock.2", 2.0)], [(recipients[0], "lock.1")])
+        self.assertEqual(self.store.now(outbound.take_back, "lock", "lock.2", 2.0), 0)
+        self.assertEqual(len(self.claim("lock.2", 300.0)), 3)
+
+    def test_taken_back_is_no_older(self) -> None:
+        """A lease that has ended stays as it is: when the row became due says how long it was to wait."""
+        self.send("b@example.net")
+        self.claim("lock.1")
+        self.assertEqual(self.store.now(outbound.take_back, "lock", "lock.2", 10_000.0), 0)
+        [row] = self.claim("lock.2", 10_000.0)
+        self.assertEqual((row.due, row.owner), (300.0, "lock.1"))
 
     def test_renewed(self) -> None:
         """A lease that is renewed ends later."""
@@ -292,6 +317,37 @@ class Admin(Case):
         self.assertFalse(self.store.now(outbound.failed, "me", first.id))
         self.assertTrue(self.store.now(outbound.delivered, second.id))
         self.assertEqual(len(self.found(held=True)), 2)
+
+    def test_the_doubt_stays(self) -> None:
+        """Somebody had begun with a row and was killed: held, released, flushed and rerouted it still says so, and the
+        doubt goes with the next attempt.
+
+        Rule: The postmaster's commands keep the mark of a possible duplicate
+        """
+        self.store.now(outbound_admin.hold, self.rows(domain="example.com"), 60.0)
+        self.claim("dead", 60.0)
+        for act in (outbound_admin.hold, outbound_admin.hold, outbound_admin.release, outbound_admin.flush):
+            self.store.now(act, self.rows(domain="example.net"), 60.0)
+            [queued] = self.rows(domain="example.net")
+            self.assertEqual((queued.duplicate_possible, queued.is_running), (True, False))
+        self.store.now(outbound_admin.reroute, self.rows(domain="sub.example.net"), "tls://relay.example.org", 60.0)
+        self.store.now(outbound_admin.release, self.rows(domain="example.com"), 60.0)
+        claimed = {row.recipient: row.owner for row in self.claim("heir", 60.0)}
+        self.assertEqual(claimed, {"b@example.net": "-dead", "c@sub.example.net": "-dead", "B@Example.com": None})
+        self.assertEqual([row.duplicate_possible for row in self.rows()], [False] * 3, "they are being sent")
+
+    def test_who_had_it_knows(self) -> None:
+        """A process from which rows were taken, and which knows that they did not arrive, says so; nobody else can."""
+        self.claim("dead", 60.0)
+        rows = self.claim("me", 400.0)
+        self.store.now(outbound_admin.hold, self.rows(), 410.0)
+        self.store.now(outbound.not_arrived, "other", rows)
+        self.assertEqual({row.duplicate_possible for row in self.rows()}, {True})
+        self.store.now(outbound.not_arrived, "me", [replace(rows[0], owner=None), *rows[1:]])
+        self.assertEqual([row.duplicate_possible for row in self.rows()], [False, True, True])
+        self.assertEqual(self.store.now(outbound_admin.release, self.rows(), 420.0), 3)
+        owners = {row.recipient: row.owner for row in self.claim("heir", 420.0)}
+        self.assertEqual(set(owners.values()), {None, "-dead"}, owners)
 
     def test_flush(self) -> None:
         """What waits is due at once, and the time that it has waited counts."""

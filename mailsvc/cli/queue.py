@@ -275,6 +275,8 @@ def _lines(row: QueuedRow) -> Iterator[tuple[str, str]]:
     yield "state", row.state if row.state != "waiting" else f"waiting, next attempt {_next(row)} UTC"
     yield "destination", row.destination + (f", by {row.via}" if row.via else "")
     yield "attempts", f"{row.attempts:,}"
+    if row.duplicate_possible:
+        yield "note", "a process had begun with it and did not say what came of it; it may have arrived"
     if row.attempts:
         yield "last attempt", f"{row.last_host}: {row.last_text}" if row.last_host else row.last_text
 
@@ -293,6 +295,7 @@ def _facts(row: QueuedRow) -> dict[str, object]:
         "destination": row.destination,
         "via": row.via or None,
         "attempts": row.attempts,
+        "duplicate_possible": row.duplicate_possible,
         "last_host": row.last_host or None,
         "last_text": row.last_text or None,
     }

@@ -10,10 +10,10 @@ of rows: `wake` says that something was stored in this process, a timer knows wh
 second one small read asks whether another process or the command line has changed something.
 
 The hardest idea is that memory is only a copy.  What is claimed stays in the table, under a lease that is renewed as
-long as the row is here; a process that is killed loses nothing but the attempts that it was in the middle of.  A row
-that was held or removed meanwhile is dropped from memory before its attempt begins, not later than a second after.  An
-outcome that cannot be written (a full disk) is kept until it can, and until then nothing new begins: a delivery that
-nobody can note would be made again.
+long as the row is here; a process that is killed loses nothing but the attempts that it was in the middle of, and the next one
+that holds the lock which that one held does not wait for the end of the lease.  A row that was held or removed meanwhile
+is dropped from memory before its attempt begins, not later than a second after.  An outcome that cannot be written (a
+full disk) is kept until it can, and until then nothing new begins: a delivery that nobody can note would be made again.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Queue:
         self._is_claiming = self._is_pumping = False
         self._wanted = self._more = False
         self._change: int | None = None
+        self._instance = ""
         self._seen = 0.0
         self._claiming: Deferred[None] = succeed(None)
         self._looking: Deferred[None] = succeed(None)
@@ -126,8 +127,14 @@ class Queue:
 
     # -- for others -----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """The database is open: begin."""
+    def start(self, instance: str = "") -> None:
+        """The database is open: begin.  ``instance``: the lock that this process holds on it, "" for none.
+
+        What others of that name had claimed is ours at once; what anybody else had, when the lease is over.
+        """
+        self._instance = instance
+        if instance:
+            self.owner = self._settler.owner = f"{instance}.{self.owner.rpartition('.')[2]}"
         self._running = True
         self._seen = self._clock.seconds()
         self._wanted = True
@@ -194,6 +201,13 @@ class Queue:
             mended = await self._store.write(outbound.mend_clock, now)
             if mended:
                 self._log.warn("the clock was set back: {count} recipients wait as long, from now on", count=mended)
+        if self._change is None and self._instance:
+            left = await self._store.write(outbound.take_back, self._instance, self.owner, now)
+            if left:
+                self._log.info(
+                    "{count} recipients were in the hands of a process that was killed: they are tried at once",
+                    count=left,
+                )
         self._seen = now
         number, is_due, next_due = await self._store.read(outbound.glance, now)
         if self._change is not None and number != self._change:
@@ -207,9 +221,12 @@ class Queue:
         """Somebody has changed rows: what waits in memory and is not ours any more goes, and nothing rests."""
         waiting = [row.id for row in self._lanes.waiting()]
         ours = await self._store.read(outbound.still_owned, self.owner, waiting)
-        for row_id in self._lanes.drop(set(waiting) - ours):
-            self._forget(row_id)
+        dropped = [self._rows[row_id] for row_id in self._lanes.drop(set(waiting) - ours) if row_id in self._rows]
+        for row in dropped:
+            self._forget(row.id)
         self._lanes.try_again()
+        if dropped:
+            await self._store.write(outbound.not_arrived, self.owner, dropped)
 
     def _look_in(self, seconds: float) -> None:
         _cancel(self._poll_call)

@@ -36,7 +36,7 @@ LAST_TRIES = 3
 class Settler:
     """Takes results with `write`; ``told`` hears what was committed, ``quiet`` says which messages want no report.
 
-    ``put_off``: seconds for a row of which nothing can be noted.
+    ``put_off``: seconds for a row of which nothing can be noted.  ``owner``: in whose name, the queue's own.
     """
 
     _log = Logger()
@@ -55,7 +55,7 @@ class Settler:
         self.is_stuck = False
         self._store = store
         self._clock = clock
-        self._owner = owner
+        self.owner = owner
         self._bounces = bounces
         self._told = told
         self._quiet = quiet
@@ -106,7 +106,7 @@ class Settler:
     async def _write_some(self, taken: Sequence[Result]) -> Settled:
         now = self._clock.seconds()
         try:
-            return await self._store.write(settle, self._owner, taken, self._bounces, now, self._quiet(taken))
+            return await self._store.write(settle, self.owner, taken, self._bounces, now, self._quiet(taken))
         except TemporaryFailure:
             raise
         except Exception:
@@ -127,7 +127,7 @@ class Settler:
     async def _keep(self, result: Result, now: float) -> Settled:
         """A row of which the sender could not be told must not go."""
         later = replace(result.row, due=now + self._put_off)
-        await self._store.write(outbound.give_back, self._owner, [later])
+        await self._store.write(outbound.give_back, self.owner, [later])
         return Settled(frozenset(), False, frozenset({result.row.id}))
 
     async def _pause(self) -> None:

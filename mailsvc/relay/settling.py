@@ -4,7 +4,8 @@
 wait for the disk.
 
 The hardest idea is whose word counts.  A queue that was too slow has lost its lease, and somebody else works at the
-row; then only a delivery is still noted (`mailsvc.storage.outbound`), and nothing is reported twice.
+row; then only a delivery is still noted (`mailsvc.storage.outbound`), and nothing is reported twice.  The same holds
+when the postmaster has taken the row away; there the failure that nobody notes says at least that nothing arrived.
 """
 
 from __future__ import annotations
@@ -147,6 +148,9 @@ def settle(
         if result.row.unreached and not is_of_the_server(result.outcome) and not result.expired
     }
     lost = {result.row.id for result in results} - {result.row.id for result in counting}
+    if lost:
+        certain = [each.row for each in results if each.row.id in lost and not each.outcome.duplicate_possible]
+        outbound.not_arrived(txn, owner, certain)
     return Settled(frozenset(reachable), reported, frozenset(lost))
 
 

@@ -99,6 +99,11 @@ class Database:
         """Where the mail is kept, for people: the real path of the file."""
         return dialect_of(self._url_or_path).name
 
+    @property
+    def instance(self) -> str:
+        """The name of the lock that is held; see `mailsvc.storage.store.HeldStore`."""
+        return self._lock.name if self._is_open else ""
+
     def open(self) -> None:
         """Make the database when there is none, lock it for this process, upgrade it; synchronous.
 

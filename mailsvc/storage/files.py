@@ -80,6 +80,16 @@ class InstanceLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 
+    @property
+    def name(self) -> str:
+        """What tells this lock from every other while somebody holds it, letters and digits.
+
+        It is the file and not its path: who was given a lock file of that path that was removed later may live on.  A
+        file that is open, or has a name, shares its numbers with no other one.
+        """
+        device, number = _identity_of(self._descriptor)
+        return f"{device:x}x{number:x}"
+
     def release(self) -> None:
         """Let others have it; harmless when done already."""
         if self._descriptor >= 0:

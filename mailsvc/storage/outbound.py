@@ -9,6 +9,12 @@ end of a lease and writes the owner's name; so a process that dies needs no unde
 others.  Whoever finishes a row must still own it, with one exception: a delivery that happened is always noted, because
 a row that stays would be delivered once more.
 
+What ``owner`` says of a row that is due, or held: somebody had begun with it and never told the end, so the message may
+have arrived.  It is the name of that process, or behind ``-`` the name of one from which the postmaster has taken the
+row: that one owns nothing any more, and the doubt stays.  A name that begins with an instance and a dot
+(`mailsvc.storage.store.HeldStore`) belongs to a process that held the lock of that instance while it lived; who holds
+the same lock now knows it to be dead (`take_back`).
+
 The second idea is `outbound_destination`: the earliest ``due`` of each destination, or an earlier time, never a later
 one.  A claim looks there first and takes a few rows of each destination that has some due, so that its cost depends on
 what it takes and not on how much waits.
@@ -25,6 +31,9 @@ from mailsvc.storage.rows import Cursor, Row, many, maybe, one
 
 CONTENT_LIMIT = 64 * 1024
 """Octets of a message that a claim brings along; a larger one is read in parts by whoever sends it."""
+
+RELEASED = "-"
+"""Before the owner's name in a row that the postmaster has taken from that owner."""
 
 _NAMES_AT_ONCE = 100
 _DAY = 86400
@@ -81,7 +90,7 @@ class OutboundRow:
     """A recipient of a message, as it was before it was claimed; see the columns of the same names.
 
     ``due`` is None for one that is held.  ``owner``: the process that had claimed it before and never said what became
-    of it, None for nobody; the message may have arrived.
+    of it (behind `RELEASED` when it was taken from that), None for nobody; the message may have arrived.
     """
 
     id: int
@@ -282,6 +291,33 @@ def move(txn: Cursor, owner: str, rows: Iterable[tuple[OutboundRow, str]]) -> in
             count += 1
             note_due(txn, destination, row.due)
     return count
+
+
+def take_back(txn: Cursor, instance: str, owner: str, now: float) -> int:
+    """Make due what dead processes of this ``instance`` had claimed; how many rows that were.
+
+    For ``owner``, who holds the instance's lock: all others of that name are dead, whatever their leases say.  Who it
+    was stays in the rows.  Reads the whole table: for the start.
+    """
+    name = f"{instance}."
+    rows = many(
+        txn.execute(
+            "SELECT id, destination FROM outbound WHERE due > ? AND owner <> ? AND substr(owner, 1, ?) = ?",
+            (now, owner, len(name), name),
+        )
+    )
+    # Only what is not due yet: when a row became due is how long it was to wait, and so how old it is.
+    txn.executemany("UPDATE outbound SET due = ? WHERE id = ?", [(now, row_id) for row_id, _ in rows])
+    for destination in dict.fromkeys(destination for _, destination in rows):
+        note_due(txn, destination, now)
+    return len(rows)
+
+
+def not_arrived(txn: Cursor, owner: str, rows: Iterable[OutboundRow]) -> None:
+    """The postmaster has taken these from ``owner``, who knows that nothing of them arrived: the doubt is as before."""
+    for row in rows:
+        before = row.owner if row.owner is None or row.owner.startswith(RELEASED) else RELEASED + row.owner
+        txn.execute("UPDATE outbound SET owner = ? WHERE id = ? AND owner = ?", (before, row.id, RELEASED + owner))
 
 
 def renew(txn: Cursor, owner: str, row_ids: Iterable[int], until: float) -> None:

@@ -6,7 +6,8 @@ within a second.
 
 The hardest idea is a row that is being sent at this moment.  Nobody can stop that; but a changed row has no owner any
 more, so what becomes of the attempt is noted only if it was a delivery (`mailsvc.storage.outbound`): held mail stays
-held, removed mail is gone, and nothing is delivered twice because somebody looked at it.
+held, removed mail is gone, and nothing is delivered twice because somebody looked at it.  That it may have arrived all
+the same stays in the row, until whoever had it says that it has not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from mailsvc.relay.schedule import counted
 from mailsvc.storage import events
 from mailsvc.storage.outbound import forget_messages, note_due
 from mailsvc.storage.rows import Cursor, Row, many, one
+
+
+_RELEASE = "owner = CASE WHEN owner LIKE '-%' THEN owner ELSE '-' || owner END"
+"""Nobody's any more; who had it last stays known (`mailsvc.storage.outbound.RELEASED`, and NULL stays NULL)."""
+
+_RUNNING = "COALESCE(outbound.owner NOT LIKE '-%' AND outbound.due > ?, FALSE)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,8 @@ class Selection:
 class QueuedRow:
     """A row as people see it; the columns of schema 12, and some of its message's.
 
-    ``due`` is None while it is held; ``is_running``: some process works at it now.
+    ``due`` is None while it is held; ``is_running``: some process works at it now.  ``duplicate_possible``: some process
+    had begun with it and did not say what became of it.
     """
 
     id: int
@@ -67,6 +75,7 @@ class QueuedRow:
     last_text: str
     notify: str | None
     keep: float | None
+    duplicate_possible: bool
 
     @property
     def state(self) -> str:
@@ -92,7 +101,7 @@ def totals(txn: Cursor, now: float) -> Totals:
     rows, messages, held, running, oldest = one(
         txn.execute(
             "SELECT COUNT(*), COUNT(DISTINCT message_id), COUNT(CASE WHEN due IS NULL THEN 1 END),"
-            " COUNT(CASE WHEN owner IS NOT NULL AND due > ? THEN 1 END), MIN(created) FROM outbound",
+            " COUNT(CASE WHEN owner NOT LIKE '-%' AND due > ? THEN 1 END), MIN(created) FROM outbound",
             (now,),
         )
     )
@@ -106,12 +115,13 @@ def select(txn: Cursor, wanted: Selection, now: float, limit: int, after: int = 
         txn.execute(
             "SELECT outbound.id, message.trace_id, message.id, message.size, outbound.reverse_path, message.subject,"
             " outbound.recipient, outbound.account, outbound.via, outbound.destination, outbound.due,"
-            " outbound.owner IS NOT NULL AND outbound.due > ?, outbound.created, outbound.changed, outbound.age,"
+            f" {_RUNNING}, outbound.created, outbound.changed, outbound.age,"
             " outbound.attempts,"
-            " outbound.last_host, outbound.last_text, outbound.notify, outbound.keep"
+            " outbound.last_host, outbound.last_text, outbound.notify, outbound.keep,"
+            f" outbound.owner IS NOT NULL AND NOT {_RUNNING}"
             " FROM outbound JOIN message ON message.id = outbound.message_id"
             f" WHERE outbound.id > ?{conditions} ORDER BY outbound.id LIMIT ?",
-            (now, after, *parameters, limit),
+            (now, now, after, *parameters, limit),
         )
     )
     return [_queued(row) for row in rows]
@@ -119,26 +129,25 @@ def select(txn: Cursor, wanted: Selection, now: float, limit: int, after: int = 
 
 def hold(txn: Cursor, rows: Iterable[QueuedRow], now: float) -> int:
     """Nobody tries these until they are released.  How many were not held before."""
-    return _change(txn, rows, now, "due = NULL, owner = NULL", "due IS NOT NULL", "held by the postmaster")
+    return _change(txn, rows, now, f"due = NULL, {_RELEASE}", "due IS NOT NULL", "held by the postmaster")
 
 
 def release(txn: Cursor, rows: Iterable[QueuedRow], now: float) -> int:
     """Held rows are tried at once.  How many were held."""
-    return _change(txn, rows, now, "due = ?, owner = NULL", "due IS NULL", "released by the postmaster", now)
+    return _change(txn, rows, now, f"due = ?, {_RELEASE}", "due IS NULL", "released by the postmaster", now)
 
 
 def flush(txn: Cursor, rows: Iterable[QueuedRow], now: float) -> int:
     """Waiting rows are tried at once; those that are held stay held.  How many were waiting."""
-    return _change(
-        txn, rows, now, "due = ?", "due IS NOT NULL AND owner IS NULL", "to be tried now, says the postmaster", now
-    )
+    condition = "due IS NOT NULL AND (owner IS NULL OR owner LIKE '-%')"
+    return _change(txn, rows, now, "due = ?", condition, "to be tried now, says the postmaster", now)
 
 
 def reroute(txn: Cursor, rows: Iterable[QueuedRow], via: str, now: float) -> int:
     """These go by the relay with this URL, whatever the routes say, or (for "") by the routes again; those that are not
     held are tried at once.  How many there still were."""
     text = f"to go by {via}, says the postmaster" if via else "to go by the routes again, says the postmaster"
-    changes = "via = ?, due = CASE WHEN due IS NULL THEN NULL ELSE ? END, owner = NULL, unreached = 0"
+    changes = f"via = ?, due = CASE WHEN due IS NULL THEN NULL ELSE ? END, {_RELEASE}, unreached = 0"
     return _change(txn, rows, now, changes, "1 = 1", text, via, now)
 
 
@@ -198,7 +207,7 @@ def _note(txn: Cursor, rows: list[QueuedRow], now: float, text: str) -> None:
 
 def _queued(row: Row) -> QueuedRow:
     values = list(row)
-    values[11] = bool(values[11])
+    values[11], values[-1] = bool(values[11]), bool(values[-1])
     return QueuedRow(*values)
 
 

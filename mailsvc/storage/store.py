@@ -28,3 +28,15 @@ class Store(Reader, Protocol):
 
     def write(self, fn: Callable[Concatenate[Cursor, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `fn(txn, ...)` in a transaction; fires after COMMIT, which waits for the disk."""
+
+
+class HeldStore(Store, Protocol):
+    """A store that a lock may keep for one service."""
+
+    @property
+    def instance(self) -> str:
+        """The name of the lock that this process holds, "" for none; without a dot, which ends it in other names.
+
+        Whoever has said that name before, in this database, is dead: the kernel gives a lock to one process at a time,
+        and another lock has another name.
+        """
