@@ -96,8 +96,8 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.server
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
-        mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.stops mailsvc.relay.connections
-        mailsvc.relay.attempt mailsvc.relay.telling
+        mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
+        mailsvc.relay.stops mailsvc.relay.attempt mailsvc.relay.telling
         mailsvc.tlsrpt.counting mailsvc.tlsrpt.sending
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.backup.judging mailsvc.backup.fetching mailsvc.backup.keeping mailsvc.backup.offering

@@ -1,8 +1,7 @@
 """`mailsvc route test`: go the way of an address up to the last host, and ask there, without sending anything.
 
-It finds the way as `mailsvc route explain` does and the hosts as the relay does: `mailsvc.relay.mx`,
-`mailsvc.relay.policies` (DANE, MTA-STS, the downgrade memory), `mailsvc.relay.means` and `mailsvc.relay.client`.  What
-is asked is `mailsvc.relay.asking`'s.
+It finds the way as `mailsvc route explain` does and the hosts as the relay does (`mailsvc.relay.stops`), with the same
+demands: DANE, MTA-STS, the downgrade memory.  What is asked is `mailsvc.relay.asking`'s.
 
 The hardest idea is which host decides.  All are tried, because a broken second MX is found on the day when the first
 one is away.  The verdict is the relay's, though: the first host that decides, and what comes after it is for
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from random import SystemRandom
 from typing import Any
@@ -33,14 +32,14 @@ from mailsvc.mtasts.fetch import fetch_policy
 from mailsvc.mtasts.record import StsPolicy
 from mailsvc.relay import client
 from mailsvc.relay.attempt import MOST_HOSTS
-from mailsvc.relay.client import How, Refused, Where
+from mailsvc.relay.client import Refused
 from mailsvc.relay.hosts import NoHosts
-from mailsvc.relay.mx import Exchangers, Found
+from mailsvc.relay.mx import Exchangers
 from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
 from mailsvc.relay.outgoing import Timeouts
 from mailsvc.relay.policies import Needed, Policies
-from mailsvc.relay.routes import Plan, Target, ToBackup, ToMX, ToRelays, in_order
-from mailsvc.relay.url import Relay, Tls
+from mailsvc.relay.routes import Plan, ToBackup, ToMX
+from mailsvc.relay.stops import Stop, by_no_hosts, how_to, stops_of, way_to
 from mailsvc.relay.weighing import weighed
 from mailsvc.resolver import SystemResolver
 from mailsvc.sending.verdict import channel
@@ -160,82 +159,48 @@ class _Asker:
         """What each host of the way says, in the order in which the relay tries them."""
         asked: list[_Asked] = []
         for target in plan.targets:
-            found, stops = await self._stops(target)
-            if isinstance(found, NoHosts):
+            stops = await stops_of(target, self._exchangers, self._random)
+            if isinstance(stops, NoHosts):
                 assert isinstance(target, (ToMX, ToBackup))
-                asked.append(_unasked(target.domain, target.relay, Needed(), _by_no_hosts(found)))
+                asked.append(_unasked(Stop(target.relay, target.domain), Needed(), by_no_hosts(stops)))
                 continue
-            for relay, host in stops[: MOST_HOSTS - len(asked)]:
+            for stop in stops[: MOST_HOSTS - len(asked)]:
                 try:
-                    asked.append(await self._host(relay, host, found, sender, recipient))
+                    asked.append(await self._host(stop, sender, recipient))
                 except MailsvcError as why:
-                    asked.append(_unasked(host, relay, Needed(), _by_error(host, why)))
+                    asked.append(_unasked(stop, Needed(), _by_error(stop.host, why)))
         return tuple(asked)
 
-    async def _stops(self, target: Target) -> tuple[Found | NoHosts | None, Sequence[tuple[Relay, str]]]:
-        match target:
-            case ToRelays():
-                relays = in_order(target, self._random)
-                return None, [(relay, relay.host or "the local socket") for relay in relays]
-            case ToMX():
-                found = await self._exchangers.of(target.domain)
-            case ToBackup():
-                found = await self._exchangers.of(target.domain, target.our_name)
-        return found, [] if isinstance(found, NoHosts) else [(target.relay, host) for host in found.hosts]
-
-    async def _host(
-        self, relay: Relay, host: str, found: Found | None, sender: Address | None, recipient: Address
-    ) -> _Asked:
+    async def _host(self, stop: Stop, sender: Address | None, recipient: Address) -> _Asked:
         """Raises `MailsvcError` when the database cannot say what is demanded."""
-        where = Where(relay.host, (), relay.path)
         nothing = OutboundMessage(
             0, "", "" if sender is None else str(sender), 0.0, 0, 0, False, False, False, False, None, None
         )
-        if found is None:
-            needed = await self._policies.of_relay(relay, nothing)
-        else:
-            needed = await self._policies.of_mx(found, host, relay, nothing)
-        if needed.refusal is not None:
-            return _unasked(host, relay, needed, needed.refusal)
-        if found is not None:
-            addresses = await self._exchangers.addresses(found, host)
-            if isinstance(addresses, NoHosts):
-                return _unasked(host, relay, needed, _by_no_hosts(addresses, host))
-            where = Where(host, addresses)
+        needed, where = await way_to(stop, nothing, self._exchangers, self._policies)
+        if isinstance(where, Outcome):
+            return _unasked(stop, needed, where)
         try:
-            how = await self._how(relay, needed)
+            how = await how_to(stop.relay, needed, self._means, self._hostname, self._timeouts)
             conversation = await client.connect(self._reactor, where, how)
         except Refused as refused:
-            return _unasked(host, relay, needed, refused.outcome)
+            return _unasked(stop, needed, refused.outcome)
         except MailsvcError as why:  # our credentials, or our certificate
-            return _unasked(host, relay, needed, _by_error(host, why))
+            return _unasked(stop, needed, _by_error(stop.host, why))
         try:
             outcome = await conversation.ask(sender, recipient)
         finally:
             await conversation.quit()
-        return _Asked(host, str(relay), outcome, needed.because, True, relay.label or "")
-
-    async def _how(self, relay: Relay, needed: Needed) -> How:
-        tls = None if relay.tls is Tls.NEVER else await self._means.tls(relay, needed.level)
-        login = None if relay.label is None else await self._means.login(relay.label)
-        return How(
-            relay, self._hostname, tls, needed.level, needed.tlsa, needed.tlsa_names, login, timeouts=self._timeouts
-        )
+        return _Asked(stop.host, str(stop.relay), outcome, needed.because, True, stop.relay.label or "")
 
 
-def _unasked(host: str, relay: Relay, needed: Needed, outcome: Outcome) -> _Asked:
+def _unasked(stop: Stop, needed: Needed, outcome: Outcome) -> _Asked:
     """There was no session."""
-    outcome = outcome.on(host, Level.PLAIN, max(relay.required, needed.level), "")
-    return _Asked(host, str(relay), outcome, needed.because)
+    outcome = outcome.on(stop.host, Level.PLAIN, max(stop.relay.required, needed.level), "")
+    return _Asked(stop.host, str(stop.relay), outcome, needed.because)
 
 
 def _by_error(host: str, why: MailsvcError) -> Outcome:
     return refused_here(f"{host}: {why}", "4.3.0", Phase.CONNECT, host)
-
-
-def _by_no_hosts(none: NoHosts, host: str = "") -> Outcome:
-    kind = Kind.FAILED if none.permanent else Kind.DEFERRED
-    return Outcome(kind, none.why, 0, none.enhanced, Phase.CONNECT, host)
 
 
 _WORDS = {Kind.DELIVERED: "would be taken", Kind.DEFERRED: "would wait", Kind.FAILED: "would come back"}

@@ -1,8 +1,9 @@
 """One attempt to hand a batch over: route, hosts, what the channel must be, conversation; an outcome for each row.
 
 `Deliveries` is the queue's `mailsvc.relay.seams.Attempts`.  Each part has a module of its own: `mailsvc.relay.routes`,
-`mailsvc.relay.mx`, `mailsvc.relay.policies`, `mailsvc.relay.means`, `mailsvc.relay.connections` and
-`mailsvc.relay.client`; what several hosts' answers mean together is `mailsvc.relay.weighing`.
+`mailsvc.relay.stops` (which stands on `mailsvc.relay.mx`, `mailsvc.relay.policies` and `mailsvc.relay.means`),
+`mailsvc.relay.connections` and `mailsvc.relay.client`; what several hosts' answers mean together is
+`mailsvc.relay.weighing`.
 
 The hardest idea is when to go on to the next host.  What a server decided about a recipient is final for this attempt.
 What only this host could not do (no connection, TLS too weak, "not now") another one may, so those recipients and no
@@ -24,18 +25,19 @@ from mailsvc.errors import MailsvcError, TemporaryFailure
 from mailsvc.mail.address import Address, AddressError, parse_address
 from mailsvc.mail.wishes import Wish
 from mailsvc.relay import client
-from mailsvc.relay.client import Conversation, How, Refused, Where
+from mailsvc.relay.client import Conversation, Refused, Where
 from mailsvc.relay.connections import Connections, Key, is_stale
 from mailsvc.relay.destinations import destination_of, ways_of
 from mailsvc.relay.hosts import NoHosts
 from mailsvc.relay.means import Means
-from mailsvc.relay.mx import Exchangers, Found
+from mailsvc.relay.mx import Exchangers
 from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
 from mailsvc.relay.outgoing import Content, Outgoing, Timeouts
 from mailsvc.relay.policies import Needed, Policies
-from mailsvc.relay.routes import Target, ToBackup, ToMX, ToRelays, in_order
+from mailsvc.relay.routes import Target
 from mailsvc.relay.seams import Batch, Destination
-from mailsvc.relay.url import Relay, Tls
+from mailsvc.relay.stops import Stop, by_no_hosts, how_to, stops_of, way_to
+from mailsvc.relay.url import Tls
 from mailsvc.relay.weighing import weighed
 from mailsvc.storage.mailboxes import content_part
 from mailsvc.storage.outbound import OutboundRow
@@ -65,15 +67,6 @@ class Tried:
     needed: Needed
     identity: ServerIdentity | None
     refused: Outcome | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """One server to try: an MX host, or a relay."""
-
-    relay: Relay
-    host: str
-    found: Found | None = None
 
 
 class Deliveries:
@@ -160,9 +153,9 @@ class Deliveries:
         return trial.result()
 
     async def _target(self, trial: _Trial, target: Target) -> None:
-        stops = await self._stops(target)
+        stops = await stops_of(target, self._exchangers, self._random)
         if isinstance(stops, NoHosts):
-            trial.note_all(_by_no_hosts(stops))
+            trial.note_all(by_no_hosts(stops))
             return
         for stop in stops:
             if not trial.waiting or self._ending or trial.hosts >= MOST_HOSTS:
@@ -175,35 +168,15 @@ class Deliveries:
             except TemporaryFailure as why:
                 trial.note_all(refused_here(f"{stop.host}: {why}", "4.3.0", Phase.CONNECT, stop.host))
 
-    async def _stops(self, target: Target) -> Sequence[_Stop] | NoHosts:
-        match target:
-            case ToRelays():
-                return [_Stop(each, each.host or "the local socket") for each in in_order(target, self._random)]
-            case ToMX():
-                found = await self._exchangers.of(target.domain)
-            case ToBackup():
-                found = await self._exchangers.of(target.domain, target.our_name)
-        return found if isinstance(found, NoHosts) else [_Stop(target.relay, host, found) for host in found.hosts]
-
-    async def _try(self, trial: _Trial, stop: _Stop) -> None:
+    async def _try(self, trial: _Trial, stop: Stop) -> None:
         """Give what waits to one server."""
-        relay, found, message = stop.relay, stop.found, trial.batch.message
-        where = Where(relay.host, (), relay.path)
-        if found is None:
-            needed = await self._policies.of_relay(relay, message)
-        else:
-            needed = await self._policies.of_mx(found, stop.host, relay, message)
-        if needed.refusal is not None:
-            self._tell(stop, "", needed, None, needed.refusal)
-            trial.note_all(needed.refusal)
+        needed, where = await way_to(stop, trial.batch.message, self._exchangers, self._policies)
+        if isinstance(where, Outcome):
+            if needed.refusal is not None:
+                self._tell(stop, "", needed, None, where)
+            trial.note_all(where)
             return
-        if found is not None:
-            addresses = await self._exchangers.addresses(found, stop.host)
-            if isinstance(addresses, NoHosts):
-                trial.note_all(_by_no_hosts(addresses, stop.host))
-                return
-            where = Where(stop.host, addresses)
-        key = Key(relay.path or stop.host, str(relay), needed.level, needed.tlsa, needed.tlsa_names)
+        key = Key(stop.relay.path or stop.host, str(stop.relay), needed.level, needed.tlsa, needed.tlsa_names)
         outgoing = self._outgoing(trial)
         kept = self._connections.take(key)
         if kept is not None:
@@ -226,14 +199,9 @@ class Deliveries:
             self._policies.shown(needed, conversation.identity)
         return outcomes
 
-    async def _conversation(self, trial: _Trial, stop: _Stop, where: Where, needed: Needed) -> Conversation | None:
+    async def _conversation(self, trial: _Trial, stop: Stop, where: Where, needed: Needed) -> Conversation | None:
         """A new one, or None when that failed and is noted."""
-        relay = stop.relay
-        tls = None if relay.tls is Tls.NEVER else await self._means.tls(relay, needed.level)
-        login = None if relay.label is None else await self._means.login(relay.label)
-        how = How(
-            relay, self._hostname, tls, needed.level, needed.tlsa, needed.tlsa_names, login, timeouts=self._timeouts
-        )
+        how = await how_to(stop.relay, needed, self._means, self._hostname, self._timeouts)
         try:
             conversation = await client.connect(self._reactor, where, how)
         except Refused as refused:
@@ -249,7 +217,7 @@ class Deliveries:
         return self._connections.begun(conversation)
 
     def _tell(
-        self, stop: _Stop, peer: str, needed: Needed, identity: ServerIdentity | None, refused: Outcome | None
+        self, stop: Stop, peer: str, needed: Needed, identity: ServerIdentity | None, refused: Outcome | None
     ) -> None:
         if stop.found is not None and not stop.found.is_literal and stop.relay.tls is not Tls.NEVER:
             self._heard(Tried(stop.found.domain, stop.host, peer, needed, identity, refused))
@@ -324,11 +292,6 @@ class _Trial:
 
 
 _NOT_BEGUN = Outcome(Kind.DEFERRED, "mailsvc was stopped before the attempt", 0, "4.3.2", Phase.MAIL)
-
-
-def _by_no_hosts(none: NoHosts, host: str = "") -> Outcome:
-    kind = Kind.FAILED if none.permanent else Kind.DEFERRED
-    return Outcome(kind, none.why, 0, none.enhanced, Phase.CONNECT, host)
 
 
 def _identity(refused: Refused) -> ServerIdentity | None:

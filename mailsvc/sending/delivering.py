@@ -1,8 +1,8 @@
 """Handing one message over now, without a queue: to a relay that is named, or to the MX hosts of each recipient.
 
 The queue's way is `mailsvc.relay.attempt`, which knows rows and routes; here are a message and a place.  Both stand on
-the same parts: `mailsvc.relay.mx` finds hosts, `mailsvc.relay.policies` says what the channel must be (DANE, MTA-STS,
-REQUIRETLS), `mailsvc.relay.means` has certificates and logins, `mailsvc.relay.client` talks.
+the same parts: `mailsvc.relay.stops` finds hosts and says what the channel must be (DANE, MTA-STS, REQUIRETLS),
+`mailsvc.relay.client` talks.
 
 The hardest idea is that there is no second time.  Somebody waits for the answer, so every recipient gets an outcome
 before `Delivering.deliver` ends, whatever happens; "try again later" is an answer, and trying again is left to others.
@@ -20,16 +20,18 @@ from twisted.internet.defer import Deferred, succeed
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address
 from mailsvc.relay import client
-from mailsvc.relay.client import How, Refused, Where
+from mailsvc.relay.client import Refused
 from mailsvc.relay.demands import StsFacts
 from mailsvc.relay.hosts import NoHosts
 from mailsvc.relay.logins import RelayLogin
 from mailsvc.relay.means import Means
-from mailsvc.relay.mx import Exchangers, Found
-from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
+from mailsvc.relay.mx import Exchangers
+from mailsvc.relay.outcome import Outcome, Phase, refused_here
 from mailsvc.relay.outgoing import Outgoing, Said, Timeouts
-from mailsvc.relay.policies import Needed, Policies
-from mailsvc.relay.url import Relay, Scheme, Tls
+from mailsvc.relay.policies import Policies
+from mailsvc.relay.routes import ToMX
+from mailsvc.relay.stops import Stop, by_no_hosts, how_to, stops_of, way_to
+from mailsvc.relay.url import Relay, Scheme
 from mailsvc.relay.weighing import weighed
 from mailsvc.resolver import Resolver
 from mailsvc.storage.outbound import OutboundMessage
@@ -100,7 +102,8 @@ class Delivering:
     ) -> None:
         self._reactor = reactor
         self._means = means
-        self._exchangers = Exchangers(resolver, frozenset(ours), random or SystemRandom())
+        self._random = random or SystemRandom()
+        self._exchangers = Exchangers(resolver, frozenset(ours), self._random)
         self._policies = Policies(resolver, Memory(remembered), reactor, sts)
 
     async def deliver(self, outgoing: Outgoing, place: Place, manner: Manner) -> Mapping[Address, Outcome]:
@@ -109,7 +112,9 @@ class Delivering:
         if place.relay.scheme is Scheme.BACKUP:
             trial.note_all(refused_here("backup:// is a route of a backup MX, and no place to send to", "5.3.5"))
         elif not place.relay.is_mx:
-            await self._try(trial, outgoing.recipients, place, manner, None, "")
+            relay = place.relay
+            stop = Stop(relay, relay.host or relay.path, addresses=place.addresses)
+            await self._try(trial, outgoing.recipients, stop, place, manner)
         else:
             domains: dict[str, list[Address]] = {}
             for recipient in outgoing.recipients:
@@ -121,49 +126,43 @@ class Delivering:
     async def _to_domain(
         self, trial: _Trial, domain: str, recipients: Sequence[Address], place: Place, manner: Manner
     ) -> None:
-        found = await self._exchangers.of(domain)
-        if isinstance(found, NoHosts):
-            trial.note(dict.fromkeys(recipients, _by_no_hosts(found)))
+        stops = await stops_of(ToMX(domain, place.relay), self._exchangers, self._random)
+        if isinstance(stops, NoHosts):
+            trial.note(dict.fromkeys(recipients, by_no_hosts(stops)))
             return
-        for host in found.hosts:
+        for stop in stops:
             waiting = [each for each in recipients if each in trial.waiting]
             if not waiting:
                 return
-            await self._try(trial, waiting, place, manner, found, host)
+            await self._try(trial, waiting, stop, place, manner)
 
     async def _try(
-        self,
-        trial: _Trial,
-        recipients: Sequence[Address],
-        place: Place,
-        manner: Manner,
-        found: Found | None,
-        host: str,
+        self, trial: _Trial, recipients: Sequence[Address], stop: Stop, place: Place, manner: Manner
     ) -> None:
-        """Give the message to one server; ``found`` is None for a relay that was named."""
-        relay, outgoing = place.relay, replace(trial.outgoing, recipients=tuple(recipients))
-        where = Where(relay.host, place.addresses, relay.path)
+        """Give the message to one server."""
+        outgoing = replace(trial.outgoing, recipients=tuple(recipients))
         try:
-            if found is None:
-                needed = await self._policies.of_relay(relay, _message(outgoing))
-            else:
-                needed = await self._policies.of_mx(found, host, relay, _message(outgoing))
-                addresses = await self._exchangers.addresses(found, host)
-                if isinstance(addresses, NoHosts):
-                    trial.note(dict.fromkeys(recipients, _by_no_hosts(addresses, host)))
-                    return
-                where = Where(host, addresses)
-            if needed.refusal is not None:
-                trial.note(dict.fromkeys(recipients, needed.refusal))
+            needed, where = await way_to(stop, _message(outgoing), self._exchangers, self._policies)
+            if isinstance(where, Outcome):
+                trial.note(dict.fromkeys(recipients, where))
                 return
-            how = await self._how(place, manner, needed)
+            how = await how_to(
+                stop.relay,
+                needed,
+                self._means,
+                manner.hostname,
+                manner.timeouts,
+                login=place.login,
+                listener=manner.listener,
+            )
         except MailsvcError as why:
+            host = "" if stop.found is None else stop.host
             trial.note(dict.fromkeys(recipients, refused_here(str(why), "4.3.0", Phase.CONNECT, host)))
             return
         try:
             conversation = await client.connect(self._reactor, where, how)
         except Refused as refused:
-            outcome = refused.outcome.on(host or relay.host or relay.path, Level.PLAIN, how.demanded, "")
+            outcome = refused.outcome.on(stop.host, Level.PLAIN, how.demanded, "")
             if outcome.phase is Phase.TLS:
                 outcome = replace(outcome, text=f"{outcome.text}{needed.because}")
             trial.note(dict.fromkeys(recipients, outcome))
@@ -173,24 +172,6 @@ class Delivering:
         finally:
             await conversation.quit()
         trial.note(outcomes)
-
-    async def _how(self, place: Place, manner: Manner, needed: Needed) -> How:
-        relay = place.relay
-        tls = None if relay.tls is Tls.NEVER else await self._means.tls(relay, needed.level)
-        login = place.login
-        if relay.label is not None:
-            login = await self._means.login(relay.label)
-        return How(
-            relay,
-            manner.hostname,
-            tls,
-            needed.level,
-            needed.tlsa,
-            needed.tlsa_names,
-            login,
-            manner.timeouts,
-            manner.listener,
-        )
 
 
 class _Trial:
@@ -215,11 +196,6 @@ class _Trial:
     def result(self) -> dict[Address, Outcome]:
         """The outcome of each."""
         return {address: weighed(heard) for address, heard in self._heard.items()}
-
-
-def _by_no_hosts(none: NoHosts, host: str = "") -> Outcome:
-    kind = Kind.FAILED if none.permanent else Kind.DEFERRED
-    return Outcome(kind, none.why, 0, none.enhanced, Phase.CONNECT, host)
 
 
 def _message(outgoing: Outgoing) -> OutboundMessage:
