@@ -16,8 +16,9 @@ import time
 import click
 
 from mailsvc.accounts.app_passwords import PROTOCOLS, RANDOM, app_password, digest
+from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.cli.tables import for_people, for_programs
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.sasl.scram import ITERATIONS, NoVerifier, Salting, make_verifier, salt_of
@@ -27,8 +28,6 @@ from mailsvc.storage.rows import Cursor
 
 LONGEST_LABEL = 64
 """Characters of a label."""
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
 def keep_verifier(txn: Cursor, key: str, password: str, stored: str) -> None:
@@ -54,7 +53,7 @@ def app_passwords() -> None:
 @click.argument("address")
 @click.option("--label", "-l", required=True, help="What it is for, like 'phone'; one of a kind.")
 @click.option("--only", type=click.Choice(PROTOCOLS), help="Good for this protocol only.")
-@_JSON
+@JSON
 @click.pass_obj
 def add_app_password(common: Common, address: str, label: str, only: str | None, as_json: bool) -> None:
     """Make an app password for ADDRESS and show it, once.
@@ -79,15 +78,16 @@ def add_app_password(common: Common, address: str, label: str, only: str | None,
 
 @app_passwords.command("list")
 @click.argument("address")
-@_JSON
+@JSON
 @click.pass_obj
 def list_app_passwords(common: Common, address: str, as_json: bool) -> None:
     """List the app passwords of ADDRESS, and when each was used last."""
     parsed = parse_address(address)
     with offline(common.database, create=False) as txn:
         rows = credentials.app_passwords(txn, parsed.key)
-    if as_json:
-        facts = [
+    answer_rows(
+        as_json,
+        [
             {
                 "label": row.label,
                 "only": row.only or None,
@@ -95,39 +95,32 @@ def list_app_passwords(common: Common, address: str, as_json: bool) -> None:
                 "last_used": None if row.last_used is None else for_programs(row.last_used),
             }
             for row in rows
-        ]
-        click.echo(json.dumps(facts, indent=2))
-    elif rows:
-        print_table(
-            ["label", "only", "created (UTC)", "last used (UTC)"],
-            [
-                (
-                    row.label,
-                    row.only,
-                    for_people(row.created),
-                    "never" if row.last_used is None else for_people(row.last_used),
-                )
-                for row in rows
-            ],
-        )
-    else:
-        click.echo(f"{parsed} has no app passwords; `mailsvc user app-password add` makes one.")
+        ],
+        ["label", "only", "created (UTC)", "last used (UTC)"],
+        [
+            (
+                row.label,
+                row.only,
+                for_people(row.created),
+                "never" if row.last_used is None else for_people(row.last_used),
+            )
+            for row in rows
+        ],
+        f"{parsed} has no app passwords; `mailsvc user app-password add` makes one.",
+    )
 
 
 @app_passwords.command("revoke")
 @click.argument("address")
 @click.option("--label", "-l", required=True, help="Which one.")
-@_JSON
+@JSON
 @click.pass_obj
 def revoke_app_password(common: Common, address: str, label: str, as_json: bool) -> None:
     """Take an app password of ADDRESS back; it opens nothing any more, at once."""
     parsed = parse_address(address)
     with offline(common.database, create=False) as txn:
         credentials.revoke_app_password(txn, parsed.key, label)
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed), "label": label}))
-    else:
-        click.echo(f"The app password {label!r} of {parsed} was revoked.")
+    answer(as_json, {"address": str(parsed), "label": label}, f"The app password {label!r} of {parsed} was revoked.")
 
 
 _ANY = click.option("--any", "anybody", is_flag=True, help="Any sender at all.")
@@ -137,7 +130,7 @@ _ANY = click.option("--any", "anybody", is_flag=True, help="Any sender at all.")
 @click.argument("address")
 @click.argument("sender", required=False)
 @_ANY
-@_JSON
+@JSON
 @click.pass_obj
 def grant(common: Common, address: str, sender: str | None, anybody: bool, as_json: bool) -> None:
     """Let ADDRESS send as SENDER too: an address, or @DOMAIN for all of a domain.
@@ -161,7 +154,7 @@ def grant(common: Common, address: str, sender: str | None, anybody: bool, as_js
 @click.argument("address")
 @click.argument("sender", required=False)
 @_ANY
-@_JSON
+@JSON
 @click.pass_obj
 def revoke_grant(common: Common, address: str, sender: str | None, anybody: bool, as_json: bool) -> None:
     """Take the grant of SENDER back from ADDRESS."""
@@ -169,10 +162,11 @@ def revoke_grant(common: Common, address: str, sender: str | None, anybody: bool
     which = _sender(sender, anybody)
     with offline(common.database, create=False) as txn:
         senders.revoke_grant(txn, parsed.key, which)
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed), "revoked": which}))
-    else:
-        click.echo(f"{parsed} may no longer send as {senders.shown(which)} by a grant.")
+    answer(
+        as_json,
+        {"address": str(parsed), "revoked": which},
+        f"{parsed} may no longer send as {senders.shown(which)} by a grant.",
+    )
 
 
 def _sender(sender: str | None, anybody: bool) -> str:

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 
 import click
 
+from mailsvc.cli.answers import JSON, answer_rows
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_programs, print_table
+from mailsvc.cli.tables import for_programs
 from mailsvc.directory.loops import loop_from
 from mailsvc.directory.tables import Program, Target
 from mailsvc.errors import MailsvcError, NotFound
@@ -29,7 +30,6 @@ from mailsvc.storage.aliases import TableRows, add_alias, aliases, remove_alias,
 from mailsvc.storage.database import offline
 from mailsvc.storage.rows import Cursor
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 _PIPE = click.option(
     "--pipe",
     "commands",
@@ -49,7 +49,7 @@ def alias() -> None:
 @click.argument("address")
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @_PIPE
-@_JSON
+@JSON
 @click.pass_obj
 def add(common: Common, address: str, targets: tuple[str, ...], commands: tuple[str, ...], as_json: bool) -> None:
     """Let mail for ADDRESS go to each TARGET.
@@ -78,7 +78,7 @@ def add(common: Common, address: str, targets: tuple[str, ...], commands: tuple[
 
 @alias.command("list")
 @click.argument("domain", required=False)
-@_JSON
+@JSON
 @click.pass_obj
 def list_aliases(common: Common, domain: str | None, as_json: bool) -> None:
     """List the aliases, all or those of DOMAIN, with every target on a line."""
@@ -87,22 +87,20 @@ def list_aliases(common: Common, domain: str | None, as_json: bool) -> None:
         if name is not None and not domain_exists(txn, name):
             raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
         rows = aliases(txn, name)
-    if as_json:
-        facts = [
-            {"alias": str(row.address), **_plain(row.target), "created": for_programs(row.created)} for row in rows
-        ]
-        click.echo(json.dumps(facts, indent=2))
-    elif rows:
-        print_table(["alias", "leads to"], [(str(row.address), str(row.target)) for row in rows])
-    else:
-        click.echo("There are no aliases yet; `mailsvc alias add ADDRESS TARGET` adds one.")
+    answer_rows(
+        as_json,
+        [{"alias": str(row.address), **_plain(row.target), "created": for_programs(row.created)} for row in rows],
+        ["alias", "leads to"],
+        [(str(row.address), str(row.target)) for row in rows],
+        "There are no aliases yet; `mailsvc alias add ADDRESS TARGET` adds one.",
+    )
 
 
 @alias.command()
 @click.argument("address")
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @_PIPE
-@_JSON
+@JSON
 @click.pass_obj
 def remove(common: Common, address: str, targets: tuple[str, ...], commands: tuple[str, ...], as_json: bool) -> None:
     """Let mail for ADDRESS go to TARGET no more.

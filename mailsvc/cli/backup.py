@@ -23,9 +23,10 @@ from mailsvc.backup.keeping import read_file
 from mailsvc.backup.keys import make_key, read_key
 from mailsvc.backup.listing import list_in_clear, name_of
 from mailsvc.backup.place import primary_of
-from mailsvc.cli.identity import JSON, checked_label, key_of, remark, which_key
+from mailsvc.cli.answers import JSON, answer, answer_rows
+from mailsvc.cli.identity import checked_label, key_of, remark, which_key
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.cli.tables import for_people, for_programs
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.mail.address import parse_domain
 from mailsvc.relay.routes import Route, RouteKind
@@ -149,15 +150,13 @@ def list_backups(common: Common, as_json: bool) -> None:
     now = time.time()
     with offline(common.database, create=False) as txn:
         rows = [backups.counted(txn, row.name) for row in backups.backups(txn)]
-    if as_json:
-        click.echo(json.dumps([_facts(row, now) for row in rows], indent=2))
-    elif rows:
-        print_table(
-            ["domain", "recipients from", "entries", "age of the list", "mail waits"],
-            [(row.name, row.source.value, _names(row), _age(row, now), _period(row.keep)) for row in rows],
-        )
-    else:
-        click.echo("This server is a backup for nobody; `mailsvc backup add DOMAIN` makes it one.")
+    answer_rows(
+        as_json,
+        [_facts(row, now) for row in rows],
+        ["domain", "recipients from", "entries", "age of the list", "mail waits"],
+        [(row.name, row.source.value, _names(row), _age(row, now), _period(row.keep)) for row in rows],
+        "This server is a backup for nobody; `mailsvc backup add DOMAIN` makes it one.",
+    )
 
 
 @backup.command()
@@ -197,10 +196,7 @@ def remove(common: Common, name: str, as_json: bool) -> None:
         route = RouteRows(txn).route(RouteKind.TO, domain)
         if route is not None and all(relay.scheme.value == "backup" for relay in route.relays):
             remove_route(txn, RouteKind.TO, domain)
-    if as_json:
-        click.echo(json.dumps({"domain": domain}))
-    else:
-        click.echo(f"This server is no backup for {domain} any more.")
+    answer(as_json, {"domain": domain}, f"This server is no backup for {domain} any more.")
 
 
 @backup.command()
@@ -226,10 +222,11 @@ def _change(common: Common, addresses: Sequence[str], as_json: bool, *, wanted: 
     with offline(common.database, create=False) as txn:
         for address in addresses:
             _change_one(txn, address, now, wanted=wanted)
-    if as_json:
-        click.echo(json.dumps({"addresses": list(addresses), "accepted": wanted}))
-    else:
-        click.echo(f"Mail for {', '.join(addresses)} is {'taken' if wanted else 'not taken'} from now on.")
+    answer(
+        as_json,
+        {"addresses": list(addresses), "accepted": wanted},
+        f"Mail for {', '.join(addresses)} is {'taken' if wanted else 'not taken'} from now on.",
+    )
 
 
 def _change_one(txn: Cursor, address: str, now: float, *, wanted: bool) -> None:
@@ -310,8 +307,9 @@ def list_offers(common: Common, as_json: bool) -> None:
     """List the backup servers that may fetch lists."""
     with offline(common.database, create=False) as txn:
         rows = offers.offers(txn)
-    if as_json:
-        facts = [
+    answer_rows(
+        as_json,
+        [
             {
                 "label": row.label,
                 "domains": list(row.domains),
@@ -320,24 +318,20 @@ def list_offers(common: Common, as_json: bool) -> None:
                 "last_used": None if row.last_used is None else for_programs(row.last_used),
             }
             for row in rows
-        ]
-        click.echo(json.dumps(facts, indent=2))
-    elif rows:
-        print_table(
-            ["label", "domains", "certificate (SPKI SHA-256)", "key of the list", "last fetched (UTC)"],
-            [
-                (
-                    row.label,
-                    ", ".join(row.domains),
-                    row.spki,
-                    row.key_file,
-                    "never" if row.last_used is None else for_people(row.last_used),
-                )
-                for row in rows
-            ],
-        )
-    else:
-        click.echo("No list is offered to anybody; `mailsvc backup offer` offers one.")
+        ],
+        ["label", "domains", "certificate (SPKI SHA-256)", "key of the list", "last fetched (UTC)"],
+        [
+            (
+                row.label,
+                ", ".join(row.domains),
+                row.spki,
+                row.key_file,
+                "never" if row.last_used is None else for_people(row.last_used),
+            )
+            for row in rows
+        ],
+        "No list is offered to anybody; `mailsvc backup offer` offers one.",
+    )
 
 
 @backup.command()
@@ -348,10 +342,7 @@ def withdraw(common: Common, label: str, as_json: bool) -> None:
     """Let a backup server fetch no list any more; what it has fetched it keeps."""
     with offline(common.database, create=False) as txn:
         offers.remove_offer(txn, label)
-    if as_json:
-        click.echo(json.dumps({"label": label}))
-    else:
-        click.echo(f"The backup server {label!r} may fetch nothing any more.")
+    answer(as_json, {"label": label}, f"The backup server {label!r} may fetch nothing any more.")
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

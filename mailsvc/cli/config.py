@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.config import SETTINGS, InForce, described
 from mailsvc.errors import ConfigurationRefused
@@ -24,7 +25,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def check(common: Common, as_json: bool) -> int:
     """Say whether the configuration is right, with every mistake at once.
@@ -49,7 +50,7 @@ def check(common: Common, as_json: bool) -> int:
 
 @config.command()
 @click.argument("names", nargs=-1, metavar="[SETTING]...")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def describe(common: Common, names: tuple[str, ...], as_json: bool) -> None:
     """Print settings with what is in force, what is allowed, and where each value came from.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import click
 
+from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.main import Common
 from mailsvc.cli.story import visible
 from mailsvc.cli.tables import for_people, for_programs, print_table
@@ -34,15 +35,13 @@ from mailsvc.storage.rules import usage
 _AT_ONCE = LIST_LIMIT
 """Messages that come back in one transaction: as many as one event names."""
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
-
 
 @click.command("deleted")
 @click.argument("address")
 @click.option(
     "--since", type=Since(), metavar="TIME", help="Only what was deleted since: 30m, 2h, 7d, 2026-11-20 (UTC)."
 )
-@_JSON
+@JSON
 @click.pass_obj
 def list_deleted(common: Common, address: str, since: float | None, as_json: bool) -> None:
     """List the deleted messages of ADDRESS that can come back."""
@@ -50,25 +49,23 @@ def list_deleted(common: Common, address: str, since: float | None, as_json: boo
     with looking(common.database) as txn:
         rows = deleted_items(txn, _account_id(txn, parsed), since or 0.0)
     days = common.pop3.undelete_days
-    if as_json:
-        click.echo(json.dumps([_facts(row, days) for row in rows], indent=2))
-    elif rows:
-        print_table(
-            ["id", "deleted (UTC)", "how", "octets", "from", "subject"],
-            [
-                (
-                    str(row.uid),
-                    for_people(row.deleted),
-                    _how(row),
-                    row.size,
-                    visible((row.sender or "")[:60]),
-                    visible((row.subject or "")[:80]),
-                )
-                for row in rows
-            ],
-        )
-    else:
-        click.echo(f"{parsed} has no deleted messages that can come back.")
+    answer_rows(
+        as_json,
+        [_facts(row, days) for row in rows],
+        ["id", "deleted (UTC)", "how", "octets", "from", "subject"],
+        [
+            (
+                str(row.uid),
+                for_people(row.deleted),
+                _how(row),
+                row.size,
+                visible((row.sender or "")[:60]),
+                visible((row.subject or "")[:80]),
+            )
+            for row in rows
+        ],
+        f"{parsed} has no deleted messages that can come back.",
+    )
 
 
 @click.command("undelete")
@@ -77,7 +74,7 @@ def list_deleted(common: Common, address: str, since: float | None, as_json: boo
 @click.option("--since", type=Since(), metavar="TIME", help="What was deleted since: 30m, 2h, 7d, 2026-11-20 (UTC).")
 @click.option("--id", "uids", type=int, multiple=True, metavar="ID", help="This one; may be said several times.")
 @click.option("--ignore-quota", is_flag=True, help="Also beyond the quota.")
-@_JSON
+@JSON
 @click.pass_obj
 def undelete_messages(
     common: Common,
@@ -108,15 +105,16 @@ def undelete_messages(
     if not found:
         raise NotFound(f"{parsed} has no deleted messages{'' if since is None else ' of that time'} that can come back")
     count = _bring_back(common, parsed, found, ignore_quota)
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed), "messages": count}))
-    else:
-        click.echo(f"{count:,} {'message' if count == 1 else 'messages'} of {parsed} came back.")
+    answer(
+        as_json,
+        {"address": str(parsed), "messages": count},
+        f"{count:,} {'message' if count == 1 else 'messages'} of {parsed} came back.",
+    )
 
 
 @click.command("devices")
 @click.argument("address")
-@_JSON
+@JSON
 @click.pass_obj
 def list_devices(common: Common, address: str, as_json: bool) -> None:
     """List what ADDRESS fetches its mail with.

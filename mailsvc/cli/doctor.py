@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsvc.certkit.inspect import printable, when
 from mailsvc.cli import listening
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.backup import stale
 from mailsvc.cli.listening import NotServed, NotTried, Place
 from mailsvc.cli.main import Common
@@ -65,7 +66,7 @@ class Check:
 @click.option("--lmtp", metavar="ENDPOINT", multiple=True)
 @click.option("--pop3", metavar="ENDPOINT", multiple=True)
 @click.option("--pop3s", metavar="ENDPOINT", multiple=True)
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def doctor(
     common: Common, /, certs: str | None, hostname: str | None, as_json: bool, **endpoints: tuple[str, ...]

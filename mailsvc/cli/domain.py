@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.cli.tables import for_people, for_programs
 from mailsvc.directory.quota import in_words, parse_size
 from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.directory.tables import DomainRules
@@ -35,7 +36,7 @@ def domain() -> None:
 
 @domain.command()
 @click.argument("name", metavar="DOMAIN")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def add(common: Common, name: str, as_json: bool) -> None:
     """Take mail for DOMAIN.
@@ -45,34 +46,28 @@ def add(common: Common, name: str, as_json: bool) -> None:
     name = parse_domain(name)
     with offline(common.database, create=True) as txn:
         add_domain(txn, name, time.time())
-    if as_json:
-        click.echo(json.dumps({"domain": name}))
-    else:
-        click.echo(f"The domain {name} was added.")
+    answer(as_json, {"domain": name}, f"The domain {name} was added.")
 
 
 @domain.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def list_domains(common: Common, as_json: bool) -> None:
     """List the domains with how many accounts each has."""
     with offline(common.database, create=False) as txn:
         rows = domains(txn)
-    if as_json:
-        facts = [{"domain": row.name, "accounts": row.accounts, "created": for_programs(row.created)} for row in rows]
-        click.echo(json.dumps(facts, indent=2))
-    elif rows:
-        print_table(
-            ["domain", "accounts", "created (UTC)"],
-            [(row.name, row.accounts, for_people(row.created)) for row in rows],
-        )
-    else:
-        click.echo("There are no domains yet; `mailsvc domain add DOMAIN` adds one.")
+    answer_rows(
+        as_json,
+        [{"domain": row.name, "accounts": row.accounts, "created": for_programs(row.created)} for row in rows],
+        ["domain", "accounts", "created (UTC)"],
+        [(row.name, row.accounts, for_people(row.created)) for row in rows],
+        "There are no domains yet; `mailsvc domain add DOMAIN` adds one.",
+    )
 
 
 @domain.command()
 @click.argument("name", metavar="DOMAIN")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def remove(common: Common, name: str, as_json: bool) -> None:
     """Take no more mail for DOMAIN.
@@ -82,10 +77,7 @@ def remove(common: Common, name: str, as_json: bool) -> None:
     name = parse_domain(name)
     with offline(common.database, create=False) as txn:
         remove_domain(txn, name)
-    if as_json:
-        click.echo(json.dumps({"domain": name}))
-    else:
-        click.echo(f"The domain {name} was removed.")
+    answer(as_json, {"domain": name}, f"The domain {name} was removed.")
 
 
 _SEPARATORS = "+-_=.#~%!*/^$&|"
@@ -99,7 +91,7 @@ _SEPARATORS = "+-_=.#~%!*/^$&|"
 @click.option("--catch-all", metavar="ADDRESS|none", help="Who gets mail for names that nobody has. [default: none]")
 @click.option("--postmaster", metavar="ADDRESS|none", help="Who gets mail for postmaster and abuse if nobody is.")
 @click.option("--default-quota", metavar="SIZE|none", help="What each account may hold, like 1G. [default: none]")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def set_rules(common: Common, /, name: str, as_json: bool, **wanted: str | None) -> None:
     """Change what DOMAIN does with names.
@@ -130,7 +122,7 @@ def set_rules(common: Common, /, name: str, as_json: bool, **wanted: str | None)
 
 @domain.command()
 @click.argument("name", metavar="DOMAIN")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def show(common: Common, name: str, as_json: bool) -> None:
     """Show what DOMAIN does with names."""

@@ -21,6 +21,7 @@ import click
 
 from mailsvc.certkit.files import read
 from mailsvc.certkit.inspect import may_issue, printable, read_chain
+from mailsvc.cli.answers import JSON, answer
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.errors import MailsvcError
@@ -31,8 +32,6 @@ from mailsvc.tls.recheck import Purpose, check_again, spki_digest
 
 LONGEST_LABEL = 64
 """Characters of a label."""
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +115,11 @@ def add(
             txn, parsed.key, checked_label(label), key.spki, key.subject, time.time(), again=again
         )
     remark(key)
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed), "label": label, "spki_sha256": key.spki}))
-    else:
-        click.echo(f"The certificate {label!r} logs in as {parsed} from now on (key {key.spki}).")
+    answer(
+        as_json,
+        {"address": str(parsed), "label": label, "spki_sha256": key.spki},
+        f"The certificate {label!r} logs in as {parsed} from now on (key {key.spki}).",
+    )
 
 
 @certificates.command("list")
@@ -175,10 +175,11 @@ def revoke(common: Common, address: str, label: str | None, file: Path | None, s
             key = key_of(file, spki)
             identities.revoke_key(txn, parsed.key, key.spki, now, key.subject)
             gone = key.spki
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed), "spki_sha256": gone}))
-    else:
-        click.echo(f"The key {gone} was revoked; no session of {parsed} begins with it any more.")
+    answer(
+        as_json,
+        {"address": str(parsed), "spki_sha256": gone},
+        f"The key {gone} was revoked; no session of {parsed} begins with it any more.",
+    )
 
 
 def known_facts(each: identities.KnownCertificate) -> dict[str, object]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.cli.story import visible
 from mailsvc.cli.tables import for_people, for_programs, print_table
@@ -33,8 +34,6 @@ from mailsvc.storage.rows import Cursor
 
 _AT_ONCE = 300
 """Rows of one transaction."""
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def queue() -> None:
 @_selecting
 @click.option("--held", is_flag=True, help="Only what is held.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="No more than that.")
-@_JSON
+@JSON
 @click.pass_obj
 def list_queue(common: Common, chosen: _Chosen, held: bool, limit: int, as_json: bool) -> None:
     """List what waits, a line for each recipient, the oldest first."""
@@ -142,7 +141,7 @@ def list_queue(common: Common, chosen: _Chosen, held: bool, limit: int, as_json:
 
 @queue.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@_JSON
+@JSON
 @click.pass_obj
 def show(common: Common, ids: tuple[str, ...], as_json: bool) -> None:
     """Show all that is known of a recipient, or of the recipients of a message."""
@@ -167,7 +166,7 @@ def _changing(name: str, text: str, change: Callable[[Cursor, Sequence[QueuedRow
         _change(common, chosen, everything, change, done, as_json)
 
     command.__doc__ = text
-    decorated: Callable[..., None] = click.pass_obj(_selecting(_ALL(_JSON(command))))
+    decorated: Callable[..., None] = click.pass_obj(_selecting(_ALL(JSON(command))))
     queue.command(name)(decorated)
 
 
@@ -206,7 +205,7 @@ _changing(
 @_ALL
 @click.option("--via", metavar="URL", help="The relay, as in `mailsvc route add`: tls://relay.example.net for example.")
 @click.option("--by-routes", is_flag=True, help="As the routes say, again.")
-@_JSON
+@JSON
 @click.pass_obj
 def reroute(common: Common, chosen: _Chosen, everything: bool, via: str | None, by_routes: bool, as_json: bool) -> None:
     """Send these by another relay than the routes say, at once."""

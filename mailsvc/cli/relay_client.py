@@ -16,9 +16,9 @@ from pathlib import Path
 
 import click
 
-from mailsvc.cli.identity import JSON, checked_label, key_of, known_facts, last_use, remark, which_key
+from mailsvc.cli.answers import JSON, answer, answer_rows
+from mailsvc.cli.identity import checked_label, key_of, known_facts, last_use, remark, which_key
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import print_table
 from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.storage import identities, senders
 from mailsvc.storage.database import offline
@@ -70,18 +70,16 @@ def list_relay_clients(common: Common, as_json: bool) -> None:
     """List the machines."""
     with offline(common.database, create=False) as txn:
         rows = identities.relay_clients(txn)
-    if as_json:
-        click.echo(json.dumps([{**known_facts(each), "senders": list(each.senders)} for each in rows], indent=2))
-    elif rows:
-        print_table(
-            ["label", "may send as", "subject", "key (SPKI SHA-256)", "last used (UTC)"],
-            [
-                (each.label, ", ".join(map(senders.shown, each.senders)), each.subject, each.spki, last_use(each))
-                for each in rows
-            ],
-        )
-    else:
-        click.echo("There are no relay clients; `mailsvc relay-client add` adds one.")
+    answer_rows(
+        as_json,
+        [{**known_facts(each), "senders": list(each.senders)} for each in rows],
+        ["label", "may send as", "subject", "key (SPKI SHA-256)", "last used (UTC)"],
+        [
+            (each.label, ", ".join(map(senders.shown, each.senders)), each.subject, each.spki, last_use(each))
+            for each in rows
+        ],
+        "There are no relay clients; `mailsvc relay-client add` adds one.",
+    )
 
 
 @relay_client.command()
@@ -92,10 +90,7 @@ def remove(common: Common, label: str, as_json: bool) -> None:
     """Take the permission of a machine back; its next message is refused."""
     with offline(common.database, create=False) as txn:
         identities.remove_relay_client(txn, label)
-    if as_json:
-        click.echo(json.dumps({"label": label}))
-    else:
-        click.echo(f"The relay client {label!r} was removed.")
+    answer(as_json, {"label": label}, f"The relay client {label!r} was removed.")
 
 
 def _sender(text: str) -> str:

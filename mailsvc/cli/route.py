@@ -21,6 +21,7 @@ import click
 
 from mailsvc.backup.judging import in_words
 from mailsvc.backup.keys import read_key
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.cli.route_table import add, credentials, list_routes, remove
 from mailsvc.cli.route_test import test_route
@@ -70,7 +71,7 @@ class _Way:
 @click.option("--size", metavar="SIZE", help="Of a message of that size, like 10M: does it fit the quota?")
 @click.option("--from", "sender", metavar="ADDRESS", help="Of a message from that sender: routes may go by it.")
 @click.option("--account", metavar="ADDRESS", help="Of a message that this account hands in: routes may go by it.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def explain(
     common: Common, address: str, size: str | None, sender: str | None, account: str | None, as_json: bool

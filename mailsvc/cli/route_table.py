@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.main import Common
 from mailsvc.cli.secret import new_secret, note_of_key_file, one_source, password_options, sealing
 from mailsvc.cli.tables import for_people, for_programs, print_table
@@ -41,8 +42,6 @@ from mailsvc.storage.routes import (
 )
 from mailsvc.storage.rows import Cursor
 from mailsvc.tls.levels import Level
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
 def _selector(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +145,7 @@ def remove(
     with offline(common.database, create=False) as txn:
         remove_route(txn, kind, key)
     name = " ".join((kind.value, key)).strip()
-    click.echo(json.dumps({"route": name, "removed": True}) if as_json else f"The route {name} was removed.")
+    answer(as_json, {"route": name, "removed": True}, f"The route {name} was removed.")
 
 
 @click.group()
@@ -224,12 +223,13 @@ def list_credentials(common: Common, as_json: bool) -> None:
         where = "the database, not used" if row.label in hidden else "the database"
         moment = for_programs(row.changed) if as_json else for_people(row.changed)
         facts.append({"label": row.label, "kind": row.kind.value, "user": row.user, "where": where, "changed": moment})
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-    elif facts:
-        print_table(["label", "kind", "user", "where", "changed"], [[each or "" for each in f.values()] for f in facts])
-    else:
-        click.echo("There are no credentials yet; `mailsvc route credentials add LABEL --user NAME` adds some.")
+    answer_rows(
+        as_json,
+        facts,
+        ["label", "kind", "user", "where", "changed"],
+        [[each or "" for each in f.values()] for f in facts],
+        "There are no credentials yet; `mailsvc route credentials add LABEL --user NAME` adds some.",
+    )
 
 
 @credentials.command("remove")
@@ -240,7 +240,7 @@ def remove_credentials(common: Common, label: str, as_json: bool) -> None:
     """Forget the credentials of LABEL; refused while a route uses them."""
     with offline(common.database, create=False) as txn:
         remove_login(txn, label)
-    click.echo(json.dumps({"label": label, "removed": True}) if as_json else f"The credentials {label} were removed.")
+    answer(as_json, {"label": label, "removed": True}, f"The credentials {label} were removed.")
 
 
 def _chosen(domain: str | None, account: str | None, sender: str | None, everything: bool) -> tuple[RouteKind, str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.cli.probe import run
 from mailsvc.cli.send import means_of
@@ -92,7 +93,7 @@ class _Tested:
 @click.option("--from", "sender", metavar="ADDRESS", help="The sender to ask with. [default: the null sender, <>]")
 @click.option("--account", metavar="ADDRESS", help="Of a message that this account hands in: routes may go by it.")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=30.0, help="The most seconds of each wait. [30]")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def test_route(
     common: Common, address: str, sender: str | None, account: str | None, timeout: float, as_json: bool
@@ -145,7 +146,8 @@ class _Asker:
 
         self._random = SystemRandom()
         self._sts = StsCache(store, reactor, resolver, fetch)
-        self._exchangers = Exchangers(resolver, {configuration.hostname.lower()}, self._random)
+        ours, private = {configuration.hostname.lower()}, configuration.relay.private_networks
+        self._exchangers = Exchangers(resolver, ours, self._random, private=private)
         seconds = configuration.downgrade.memory_days * _DAY
         self._policies = Policies(resolver, store, reactor, self._sts.facts, seconds=seconds)
         usual = Timeouts()

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mailsvc.cli.answers import JSON, answer
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.errors import MailsvcError
@@ -29,7 +30,6 @@ from mailsvc.tls.levels import Level
 from mailsvc.tls.memory import Override
 
 _DAY = 86400.0
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 _WAYS = {"in": "brings mail", "out": "takes mail"}
 _LEVELS = {level.name.lower(): level for level in Level}
 _MOST_DAYS = 365
@@ -55,7 +55,7 @@ def policy() -> None:
 
 
 @policy.command("list")
-@_JSON
+@JSON
 @click.pass_obj
 def list_policies(common: Common, as_json: bool) -> None:
     """List the domains of which something is remembered, and the overrides."""
@@ -64,7 +64,7 @@ def list_policies(common: Common, as_json: bool) -> None:
 
 @policy.command()
 @click.argument("domain")
-@_JSON
+@JSON
 @click.pass_obj
 def show(common: Common, domain: str, as_json: bool) -> None:
     """Show what DOMAIN has shown, and what it must show now."""
@@ -76,7 +76,7 @@ def show(common: Common, domain: str, as_json: bool) -> None:
 @click.option("--level", type=click.Choice(list(_LEVELS)), required=True, help="What is wanted, no more and no less.")
 @click.option("--days", type=click.FloatRange(0, _MOST_DAYS, min_open=True), required=True, help="For how long.")
 @_direction(required=True)
-@_JSON
+@JSON
 @click.pass_obj
 def override(common: Common, domain: str, level: str, days: float, direction: str, as_json: bool) -> None:
     """Want another level of DOMAIN, for some days.
@@ -90,26 +90,28 @@ def override(common: Common, domain: str, level: str, days: float, direction: st
     made = Override(wanted, now, now + days * _DAY)
     with offline(common.database, create=False) as txn:
         set_override(txn, direction, name, made)
-    if as_json:
-        click.echo(json.dumps(_override_facts(OverrideRow(direction, name, made))))
-    else:
-        click.echo(f"{name}, when it {_WAYS[direction]}, must be: {wanted.text}; until {for_people(made.until)} UTC.")
+    answer(
+        as_json,
+        _override_facts(OverrideRow(direction, name, made)),
+        f"{name}, when it {_WAYS[direction]}, must be: {wanted.text}; until {for_people(made.until)} UTC.",
+    )
 
 
 @policy.command("forget")
 @click.argument("domain")
 @_direction(required=False)
-@_JSON
+@JSON
 @click.pass_obj
 def forget_domain(common: Common, domain: str, direction: str | None, as_json: bool) -> None:
     """Forget what DOMAIN has shown, and its override."""
     name = parse_domain(domain)
     with offline(common.database, create=False) as txn:
         gone = forget(txn, name, direction)
-    if as_json:
-        click.echo(json.dumps({"domain": name, "forgotten": gone}))
-    else:
-        click.echo(f"{gone} line{'' if gone == 1 else 's'} about {name} {'is' if gone == 1 else 'are'} forgotten.")
+    answer(
+        as_json,
+        {"domain": name, "forgotten": gone},
+        f"{gone} line{'' if gone == 1 else 's'} about {name} {'is' if gone == 1 else 'are'} forgotten.",
+    )
 
 
 def _print(common: Common, domain: str | None, as_json: bool) -> None:

@@ -24,6 +24,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.directory.quota import in_words, parse_size
 from mailsvc.errors import MailboxFull, MailsvcError, NotFound
@@ -37,7 +38,6 @@ from mailsvc.storage.accounts import AccountRow, account
 from mailsvc.storage.opening import looking
 
 _FORMS = {"mbox": Quoting.MBOXRD, "mboxo": Quoting.MBOXO, "mboxcl": Quoting.MBOXO, "mboxcl2": Quoting.MBOXCL2}
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 
 
 @click.command("import")
@@ -59,7 +59,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, fo
 @click.option("--max-size", metavar="SIZE|none", help="Larger messages are skipped. [default: smtp.message_size]")
 @click.option("--ignore-quota", is_flag=True, help="Take in what is more than the quota, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@_JSON
+@JSON
 @click.pass_obj
 def import_mail(
     common: Common,
@@ -164,7 +164,7 @@ def _tell_import(address: str, tally: importing.Tally, dry_run: bool, complete: 
 @click.argument("address")
 @click.argument("target")
 @click.option("--format", "form", type=click.Choice(["maildir", "mbox"]), required=True, help="What TARGET becomes.")
-@_JSON
+@JSON
 @click.pass_obj
 def export_mail(common: Common, address: str, target: str, form: str, as_json: bool) -> None:
     """Write the mail of ADDRESS to TARGET, a Maildir (with a dovecot-uidlist, for Dovecot) or an mbox file.

@@ -20,10 +20,11 @@ import click
 
 from mailsvc.accounts.passwords import hash_password
 from mailsvc.cli.access import app_passwords, grant, keep_verifier, revoke_grant
+from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.identity import certificates
 from mailsvc.cli.main import Common
 from mailsvc.cli.secret import new_secret, one_source, password_options
-from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.cli.tables import for_people, for_programs
 from mailsvc.directory.quota import in_words, parse_size
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StartRefused
 from mailsvc.mail.address import Address, parse_address, parse_domain
@@ -41,8 +42,6 @@ from mailsvc.storage.expiry import LONGEST_EXPIRY, own_expire_days, set_expire_d
 from mailsvc.storage.rules import set_disabled, set_quota, usage
 from mailsvc.storage.senders import check_sender, set_check_sender
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
-
 
 @click.group()
 def user() -> None:
@@ -58,7 +57,7 @@ user.add_command(revoke_grant)
 @user.command()
 @click.argument("address")
 @password_options
-@_JSON
+@JSON
 @click.pass_obj
 def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
     """Add an account for ADDRESS.
@@ -92,7 +91,7 @@ def add(common: Common, address: str, from_stdin: bool, file: Path | None, as_js
 @user.command()
 @click.argument("address")
 @password_options
-@_JSON
+@JSON
 @click.pass_obj
 def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as_json: bool) -> None:
     """Change the password of ADDRESS.
@@ -109,15 +108,12 @@ def passwd(common: Common, address: str, from_stdin: bool, file: Path | None, as
         set_password(txn, parsed.key, hashed, time.time())
         if scram:
             keep_verifier(txn, parsed.key, password, hashed)
-    if as_json:
-        click.echo(json.dumps({"address": str(parsed)}))
-    else:
-        click.echo(f"The password of {parsed} was changed.")
+    answer(as_json, {"address": str(parsed)}, f"The password of {parsed} was changed.")
 
 
 @user.command("list")
 @click.argument("domain", required=False)
-@_JSON
+@JSON
 @click.pass_obj
 def list_users(common: Common, domain: str | None, as_json: bool) -> None:
     """List the accounts, all or those of DOMAIN, with what is in their mailboxes."""
@@ -126,8 +122,9 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
         if name is not None and not domain_exists(txn, name):
             raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
         rows = accounts(txn, name)
-    if as_json:
-        facts = [
+    answer_rows(
+        as_json,
+        [
             {
                 "address": row.address,
                 "messages": row.messages,
@@ -135,15 +132,11 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
                 "created": for_programs(row.created),
             }
             for row in rows
-        ]
-        click.echo(json.dumps(facts, indent=2))
-    elif rows:
-        print_table(
-            ["address", "messages", "octets", "created (UTC)"],
-            [(row.address, row.messages, row.octets, for_people(row.created)) for row in rows],
-        )
-    else:
-        click.echo("There are no accounts yet; `mailsvc user add ADDRESS` adds one.")
+        ],
+        ["address", "messages", "octets", "created (UTC)"],
+        [(row.address, row.messages, row.octets, for_people(row.created)) for row in rows],
+        "There are no accounts yet; `mailsvc user add ADDRESS` adds one.",
+    )
 
 
 @user.command("set")
@@ -157,7 +150,7 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
     help="device: what a POP3 client deletes stays for the other devices.",
 )
 @click.option("--expire", metavar="DAYS|never|default", help="After how many days mail is removed.")
-@_JSON
+@JSON
 @click.pass_obj
 def set_user(
     common: Common,
@@ -237,7 +230,7 @@ def _days(text: str) -> int | None:
 @user.command()
 @click.argument("address")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_JSON
+@JSON
 @click.pass_obj
 def remove(common: Common, address: str, yes: bool, as_json: bool) -> None:
     """Remove the account ADDRESS and all its mail.

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import click
 
 from mailsvc.cli import story
+from mailsvc.cli.answers import JSON
 from mailsvc.cli.main import Common
 from mailsvc.errors import NotFound
 from mailsvc.storage.opening import looking
@@ -48,7 +49,7 @@ class Since(click.ParamType[float]):
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="The newest events, no more."
 )
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+@JSON
 @click.pass_obj
 def why(common: Common, word: str, since: float | None, limit: int, as_json: bool) -> None:
     """Tell what happened to a message, an address or a client.
