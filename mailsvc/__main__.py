@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from mailsvc.cli.main import main
+from mailsvc.cli.start import mailsvc
 
-sys.exit(main())
+sys.exit(mailsvc())

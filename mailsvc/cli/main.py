@@ -21,6 +21,7 @@ from typing import TextIO
 import click
 
 from mailsvc import __version__
+from mailsvc.cli import descriptors
 from mailsvc.config import Configuration, InForce, Surroundings, load
 from mailsvc.config.settings import Pop3, Smtp
 from mailsvc.errors import MailsvcError
@@ -150,10 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MailsvcError as error:
         return _failed(str(error) or type(error).__name__)
     except BrokenPipeError:
-        # the reader has seen enough (`| head`); without this the interpreter complains when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader has seen enough (`| head`)
+        descriptors.give_up_output()
         return 1
     except OSError as error:
+        descriptors.give_up_output()
         what = f"{error.filename}: " if error.filename else ""
         return _failed(f"{what}{error.strerror or error}")
     except Exception as error:
@@ -168,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(sentences: str, stream: TextIO | None = None) -> int:
     for line in sentences.splitlines():
-        click.echo(f"mailsvc: {line}", file=stream or sys.stderr)
+        descriptors.complain(f"mailsvc: {line}", stream)
     return 1
 
 

@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from mailsvc.certkit.passphrase import passphrase_source
 from mailsvc.certkit.places import AUTHORITY_CERTIFICATE, AUTHORITY_FOLDER
+from mailsvc.cli import descriptors
 from mailsvc.cli.main import Common
 from mailsvc.cli.probe import run
 from mailsvc.cli.secret import new_secret, one_source, password_options
@@ -271,7 +272,8 @@ def _labelled(relay: Relay, label: str) -> Relay:
 def delivering(configuration: Configuration, reactor: Any) -> Delivering:
     """What hands messages over, with the logins and certificates of this machine."""
     means = means_of(configuration, reactor)
-    return delivering_with(reactor, SystemResolver(reactor), configuration.certs, means=means)
+    private = configuration.relay.private_networks
+    return delivering_with(reactor, SystemResolver(reactor), configuration.certs, means=means, private=private)
 
 
 def means_of(configuration: Configuration, reactor: Any) -> Means:
@@ -299,7 +301,7 @@ def _stdin(what: str) -> BinaryIO:
 
 def say(said: Said) -> None:
     """Show a line of a dialogue."""
-    click.echo(f"{said.who} {visible(said.text)}", err=True)
+    descriptors.complain(f"{said.who} {visible(said.text)}")
 
 
 class _Progress:

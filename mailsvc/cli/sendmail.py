@@ -25,6 +25,7 @@ from typing import Any
 import click
 
 from mailsvc.certkit.places import AUTHORITY_CERTIFICATE, AUTHORITY_FOLDER
+from mailsvc.cli import descriptors
 from mailsvc.cli.main import Common
 from mailsvc.cli.probe import run
 from mailsvc.cli.queue import queue
@@ -89,6 +90,7 @@ def face(arguments: Sequence[str], common: Common) -> int:
                 return EX_OK
             case Mode.QUEUE:
                 queue.main(["list"], prog_name="mailsvc queue", obj=common, standalone_mode=False)
+                sys.stdout.flush()  # here, where a failure is told by the status
                 return EX_OK
             case Mode.SMTP:
                 return _serve(common.in_force().configuration)
@@ -105,6 +107,7 @@ def face(arguments: Sequence[str], common: Common) -> int:
     except MailsvcError as error:
         return _failed(EX_TEMPFAIL, str(error))
     except OSError as error:
+        descriptors.give_up_output()
         return _failed(EX_TEMPFAIL, f"{error.filename or 'the system'}: {error.strerror or error}")
     except (KeyboardInterrupt, click.Abort):
         return _failed(EX_TEMPFAIL, "stopped; nothing was taken")
@@ -112,7 +115,7 @@ def face(arguments: Sequence[str], common: Common) -> int:
 
 def _failed(status: int, sentences: str) -> int:
     for line in sentences.splitlines():
-        click.echo(f"sendmail: {visible(line)}", err=True)
+        descriptors.complain(f"sendmail: {visible(line)}")
     return status
 
 
@@ -274,9 +277,9 @@ def _told(outcomes: Mapping[Address, Outcome], asked: Invocation, handed: Handed
     """What went wrong on standard error, and the exit status of the worst of it."""
     for address, outcome in outcomes.items():
         if outcome.kind is not Kind.DELIVERED:
-            click.echo(f"sendmail: {visible(f'{address}: {outcome.text}')}", err=True)
+            descriptors.complain(f"sendmail: {visible(f'{address}: {outcome.text}')}")
         elif asked.verbose:
-            click.echo(f"{visible(f'{address}: {outcome.text}')}; Message-ID {visible(handed.message_id)}", err=True)
+            descriptors.complain(f"{visible(f'{address}: {outcome.text}')}; Message-ID {visible(handed.message_id)}")
     # Who tries again would send it to those, too, who have it: what is for good goes before what is for now.
     failed = [outcome for outcome in outcomes.values() if outcome.kind is Kind.FAILED]
     if failed:

@@ -78,6 +78,12 @@ class _Pipes(StandardIO):
             return
         super()._readConnectionLost(reason)  # type: ignore[misc]
 
+    def _writeConnectionLost(self, reason: Failure) -> None:
+        super()._writeConnectionLost(reason)  # type: ignore[misc]
+        if not self.disconnected:
+            # Who cannot hear an answer is given none: what was not committed by now is not.
+            self.connectionLost(reason)
+
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)  # type: ignore[misc]
         if not self._ended.called:

@@ -15,7 +15,7 @@ from tests.interop.postfix import Postfix
 from tests.interop.programs import Done, InteropCase, run
 from tests.running import PASSWORD, ROOT, after_trace, python_environment
 
-SENDMAIL = "import sys; from mailsvc.cli.sendmail import main; sys.argv[0] = 'sendmail'; sys.exit(main())"
+SENDMAIL = "import sys; from mailsvc.cli.start import sendmail; sys.argv[0] = 'sendmail'; sys.exit(sendmail())"
 
 
 class CommandCase(InteropCase):
