@@ -120,6 +120,11 @@ class QueueTests(UserCase):
         self.assertEqual(self.succeed("queue", "remove", "--all"), "2 recipients removed.\n")
         self.assertEqual(self.succeed("queue", "list"), "The queue is empty.\n")
 
+    def test_no_text(self) -> None:
+        """What a shell gives for octets that are no UTF-8 is the id of nothing."""
+        self.refused(NotFound, ["queue", "show", "\udcff"])
+        self.refused(NotFound, ["queue", "remove", "\udcff"])
+
     def test_many(self) -> None:
         """More than one transaction changes are changed in several."""
         with offline(self.path, create=False) as txn:

@@ -222,7 +222,7 @@ def _conditions(wanted: Selection) -> tuple[str, list[object]]:
 
     if wanted.ids:
         numbers = [int(each) for each in wanted.ids if each.isascii() and each.isdigit() and len(each) < 19]
-        traces = [each.upper() for each in wanted.ids]
+        traces = [each.upper() for each in wanted.ids if each.isascii()]
         marks = [", ".join("?" * len(each)) for each in (numbers, traces)]
         add(f"(outbound.id IN ({marks[0]}) OR message.trace_id IN ({marks[1]}))", *numbers, *traces)
     if wanted.domain is not None:
