@@ -61,6 +61,10 @@ def message_key(message_id: int) -> str:
     return f"#{message_id}"
 
 
+def _message_keys(*numbers: int) -> tuple[str, ...]:
+    return tuple(message_key(number) for number in dict.fromkeys(numbers))
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened.  ``kind`` is its name in the database, and never changes."""
@@ -318,8 +322,7 @@ class MaildropClosed(Event):
         return (self.account,)
 
     def other_keys(self) -> tuple[str, ...]:
-        touched = dict.fromkeys((*self.fetched[:LIST_LIMIT], *self.removed[:LIST_LIMIT]))
-        return tuple(message_key(number) for number in touched)
+        return _message_keys(*self.fetched[:LIST_LIMIT], *self.removed[:LIST_LIMIT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +339,7 @@ class Cleared(Event):
         return (self.account,)
 
     def other_keys(self) -> tuple[str, ...]:
-        return tuple(message_key(number) for number in dict.fromkeys(self.messages[:LIST_LIMIT]))
+        return _message_keys(*self.messages[:LIST_LIMIT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +355,7 @@ class Undeleted(Event):
         return (self.account,)
 
     def other_keys(self) -> tuple[str, ...]:
-        return tuple(message_key(number) for number in dict.fromkeys(self.messages[:LIST_LIMIT]))
+        return _message_keys(*self.messages[:LIST_LIMIT])
 
 
 @dataclass(frozen=True, slots=True)
