@@ -39,12 +39,12 @@ LEVELS: dict[int, str] = {
         mailsvc.relay.opening mailsvc.relay.delivery mailsvc.relay.asking
         mailsvc.sending.header mailsvc.sending.letter mailsvc.sending.compose mailsvc.sending.target
         mailsvc.sending.verdict mailsvc.sending.local mailsvc.sending.arguments
-        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts
+        mailsvc.relay.outcome mailsvc.relay.schedule mailsvc.relay.pace mailsvc.relay.hosts mailsvc.relay.reach
         mailsvc.backup mailsvc.backup.forms mailsvc.backup.listing mailsvc.backup.place
         mailsvc.relay.weighing mailsvc.tlsrpt mailsvc.tlsrpt.record mailsvc.tlsrpt.report
         mailsvc.tlsrpt.mail
         mailsvc.tls.expiry
-        mailsvc.tls.chain mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
+        mailsvc.tls.chain mailsvc.tls.alerts mailsvc.tls.recheck mailsvc.tls.roots mailsvc.tls.policy mailsvc.tls.dane
         mailsvc.tls.identity mailsvc.smtp.results
         mailsvc.tls.observation
         mailsvc.pop3.rendering
@@ -93,7 +93,7 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting mailsvc.smtp.postmaster
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
-        mailsvc.smtp.server
+        mailsvc.smtp.server mailsvc.smtp.reception mailsvc.smtp.storing
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections

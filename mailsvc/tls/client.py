@@ -41,6 +41,7 @@ from zope.interface import implementer
 from mailsvc.certkit.names import normal
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.channel import safe_text
+from mailsvc.tls.alerts import OTHER, JudgedConnection, verifying
 from mailsvc.tls.chain import finding
 from mailsvc.tls.dane import TLSARecord, match_tlsa
 from mailsvc.tls.levels import Level, observed
@@ -70,7 +71,7 @@ class ServerRefused(HandshakeRefused):
 
     def __init__(self, identity: ServerIdentity) -> None:
         self.identity = identity
-        super().__init__(identity.reasons)
+        super().__init__(identity.reasons, [each.kind for each in identity.findings])
 
 
 def _utc_now() -> datetime:
@@ -257,7 +258,7 @@ class _Attempt:
             raise ServerRefused(self.identity)
 
 
-class _ClientConnection(SSL.Connection):
+class _ClientConnection(JudgedConnection):
     """A connection that knows its attempt. (`set_app_data` is not ours: Twisted puts its protocol there.)"""
 
     attempt: _Attempt
@@ -278,23 +279,30 @@ def _make_context(policy: ServerPolicy) -> SSL.Context:
             context.add_extra_chain_cert(certificate)
         context.use_privatekey(credential.key)
         context.check_privatekey()
-    context.set_verify(SSL.VERIFY_PEER, _on_certificate)
+    verifying(context, SSL.VERIFY_PEER, _on_certificate)
     context.set_info_callback(_on_progress)
     context.set_ocsp_client_callback(_on_staple)
     return context
 
 
-def _on_certificate(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-    """OpenSSL's verify callback. An exception ends the handshake with an alert."""
-    attempt = _attempt(connection)
-    attempt.record.note(certificate, number, depth, bool(ok))
+def _on_certificate(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: bool) -> int:
+    """OpenSSL's verify callback. What it answers, when that is not 0, ends the handshake with an alert."""
+    if not isinstance(connection, _ClientConnection):
+        return OTHER  # nobody else has our contexts
+    attempt = connection.attempt
+    attempt.record.note(certificate, number, depth, ok)
     # With TLSA records the certificates that were sent decide, and OpenSSL knows them only later.
-    if attempt.record.settled and not attempt.destination.tlsa:
+    if not attempt.record.settled or attempt.destination.tlsa:
+        return 0
+    try:
         with checking("server"):
             identity = attempt.check(connection, attempt.record.evidence(), resumed=False)
             if not identity.verdict.met:
                 raise ServerRefused(identity)
-    return True
+    except HandshakeRefused as refused:
+        connection.refused = refused
+        return refused.error
+    return 0
 
 
 def _on_progress(connection: SSL.Connection, where: int, ret: int) -> None:

@@ -10,9 +10,8 @@ Facts about OpenSSL and pyOpenSSL that shape this module. Once a callback has le
 verdict looks fine: only the record knows. The callback's last call without an error is for depth 0, behind
 signatures and dates; name constraints come later still, with an error of their own. A resumed session calls
 nothing at all, so an empty record beside a peer's certificate *means* resumption (RFC 8446 section 2.2).
-An exception in the callback ends the handshake with an alert to the peer, and `do_handshake` raises that same
-exception here: so `HandshakeRefused` is an `SSL.Error`, and Twisted hands it to `connectionLost`. It must be
-the context's callback: pyOpenSSL does not look for an exception in a connection's own.
+A refusal ends the handshake with an alert that says why (`mailsvc.tls.alerts`), and `do_handshake` raises it
+here: so `HandshakeRefused` is an `SSL.Error`, and Twisted hands it to `connectionLost`.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from mailsvc.certkit.inspect import read_chain
 from mailsvc.certkit.names import Names, names_of
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.channel import NO_CERTIFICATE, NOT_ASKED, ClientCertificate, Failed, Resumed, Verified, safe_text
+from mailsvc.tls.alerts import OTHER, JudgedConnection, error_for, verifying
 from mailsvc.tls.chain import ChainFinding, briefly, explain, finding, merged
 from mailsvc.tls.policy import Asking, ClientCertificatePolicy
 from mailsvc.tls.recheck import Purpose, check_again, is_pinned, spki_digest
@@ -46,10 +46,13 @@ ROOT_SUFFIXES = frozenset({".pem", ".crt", ".cer"})
 
 
 class HandshakeRefused(MailsvcError, SSL.Error):
-    """We ended a handshake because of the peer's certificate; `str(error)` is every reason, a sentence each."""
+    """We ended a handshake because of the peer's certificate; `str(error)` is every reason, a sentence each.
 
-    def __init__(self, reasons: Iterable[str]) -> None:
+    ``kinds``: those of the findings, for the alert."""
+
+    def __init__(self, reasons: Iterable[str], kinds: Iterable[str] = ()) -> None:
         self.reasons = tuple(reasons)
+        self.error = error_for(kinds)
         # The form of OpenSSL's own errors: Twisted looks into it to tell this from an early end of the stream.
         super().__init__([("mailsvc", "", str(self))])
 
@@ -132,7 +135,7 @@ class Record:
         return all(each.issuer != certificate.issuer for each in self.trust.crls)
 
 
-class CheckedConnection(SSL.Connection):
+class CheckedConnection(JudgedConnection):
     """A connection with room for its record. (`set_app_data` is not ours: Twisted puts its protocol there.)"""
 
     record: Record | None = None
@@ -220,22 +223,27 @@ def ask_clients(context: SSL.Context, policy: ClientCertificatePolicy, now: Call
     context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
 
-    def check(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
+    def check(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: bool) -> int:
         if not isinstance(connection, CheckedConnection):
-            raise HandshakeRefused(["this connection cannot record what is found; it must be a CheckedConnection"])
+            return OTHER  # it has no room for what is found
         record = connection.record = connection.record or Record(policy.trust)
-        record.note(certificate, number, depth, bool(ok))
-        if policy.asking is Asking.REQUIRE and record.settled:
+        record.note(certificate, number, depth, ok)
+        if policy.asking is not Asking.REQUIRE or not record.settled:
+            return 0
+        try:
             with checking("client"):
                 seen = _seen(record, now())
                 if isinstance(seen, Failed):
-                    raise HandshakeRefused(seen.reasons)
-        return True
+                    raise HandshakeRefused(seen.reasons, seen.kinds)
+        except HandshakeRefused as refused:
+            connection.refused = refused
+            return refused.error
+        return 0
 
     mode = SSL.VERIFY_PEER
     if policy.asking is Asking.REQUIRE:
         mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
-    context.set_verify(mode, check)
+    verifying(context, mode, check)
 
 
 def client_certificate(connection: SSL.Connection, now: datetime) -> ClientCertificate:

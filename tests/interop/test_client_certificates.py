@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailsvc.certkit.build import Issued
 from mailsvc.certkit.keys import encode_key
 from mailsvc.certkit.revocation import list_pem, new_list
+from mailsvc.tls.recheck import Purpose
 from tests.bad_certificates import Made, now, root
-from tests.client_certificates import key_of, person
+from tests.client_certificates import expired, key_of, person
 from tests.interop.programs import Done, program, run
 from tests.running import PASSWORD, RunningService, python_environment
 
@@ -59,6 +60,17 @@ class ClientCertificates(SynchronousTestCase):
         fresh = self.home / "fresh.crl"
         fresh.write_bytes(list_pem(new_list(ca, None, serials, "key-compromise", now())))
         fresh.rename(self.crl)
+
+    def reload(self) -> None:
+        """Let the service read the list that has just changed."""
+        os.kill(self.service.pid, signal.SIGHUP)
+        ended = threading.Event()
+        timer = threading.Timer(LIMIT, ended.set)
+        timer.start()
+        while not any("have changed, and are in use" in line for line in self.service.log):
+            self.assertFalse(ended.is_set(), self.service.log_tail())
+            threading.Event().wait(0.05)
+        timer.cancel()
 
     def files(self, made: Made, name: str) -> tuple[str, str]:
         """Certificate and key as files."""
@@ -130,6 +142,27 @@ class ClientCertificates(SynchronousTestCase):
         other, its_key = self.files(person("stranger", alone=True), "stranger")
         self.assertNotIn("250", self.s_client("submissions", dialogue, "-cert", other, "-key", its_key))
 
+    def test_alerts(self) -> None:
+        """A certificate that is refused where one is required gets the alert that says why (RFC 8446 section 6.2).
+
+        Rule: TLS server: the alert says why a client's certificate is refused
+        """
+        gone = person("gone")
+        self.revoke_by_ca(gone)
+        self.reload()
+        cases = (
+            (expired("old"), "old", 45),  # certificate_expired
+            (gone, "gone", 44),  # certificate_revoked
+            (person("stranger", alone=True), "stranger", 48),  # unknown_ca
+            (person("server", usage=Purpose.SERVER.value), "server", 43),  # unsupported_certificate
+        )
+        for made, name, number in cases:
+            cert, key = self.files(made, name)
+            for version in ("-tls1_2", "-tls1_3"):
+                said = self.s_client("submissions", "", "-cert", cert, "-key", key, version)
+                self.assertIn(f"SSL alert number {number}", said, (name, version))
+        self.assertIn("SSL alert number 116", self.s_client("submissions", "", "-tls1_3"))  # certificate_required
+
     def test_msmtp_and_curl(self) -> None:
         """A verified address logs in by a CA that may vouch: sent with msmtp, fetched with curl; then it is revoked.
 
@@ -192,14 +225,7 @@ class ClientCertificates(SynchronousTestCase):
         gone, stays = self.files(stolen := person("Alice", ALICE), "gone"), self.files(person("A", ALICE), "stays")
         self.assertEqual(self.msmtp("submissions", "external", *gone).status, 0)
         self.revoke_by_ca(stolen)
-        os.kill(self.service.pid, signal.SIGHUP)
-        ended = threading.Event()
-        timer = threading.Timer(LIMIT, ended.set)
-        timer.start()
-        while not any("have changed, and are in use" in line for line in self.service.log):
-            self.assertFalse(ended.is_set(), self.service.log_tail())
-            threading.Event().wait(0.05)
-        timer.cancel()
+        self.reload()
         self.assertNotEqual(self.msmtp("submissions", "external", *gone).status, 0)
         self.assertEqual(self.msmtp("submissions", "external", *stays).status, 0)
         self.assertTrue(any("was revoked by its CA" in line for line in self.service.log), self.service.log_tail())
