@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,10 +9,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.errors import NotFound
-from mailsvc.storage.migrate import shipped_upgrades
 from mailsvc.storage.tls_policies import demanded, forget, memories, note_shown, overrides, set_override
 from mailsvc.tls.levels import Level
 from mailsvc.tls.memory import RENEW_SECONDS, Memory, Override, demand, learned
+from tests.memory import empty_database
 
 DAYS = 3 * 86400.0
 LEVELS = st.sampled_from(list(Level))
@@ -62,10 +61,8 @@ class Rows(SynchronousTestCase):
     """The two tables."""
 
     def setUp(self) -> None:
-        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection = empty_database()
         self.addCleanup(connection.close)
-        for upgrade in shipped_upgrades():
-            connection.executescript(upgrade.sql)
         self.txn: Any = connection.cursor()
 
     def shown(self, domain: str, peer: str, seen: Level, now: float) -> None:
