@@ -6,11 +6,20 @@ The hardest idea: the end of a message must not be sayable from inside it.  A do
 line, also when the CRLF before it came in another piece; and a CR or LF that stands alone is never sent, because some
 server may take ``LF . LF`` for the end and what follows for commands of ours (SMTP smuggling).  Mail that was taken in
 over SMTP has none; the check is for everything else, and for the day when that changes.
+
+The second idea is what each octet costs, because a megabyte was half of the work of sending it.  Counting CR LF pairs
+looks at each octet twice; Python's decoder of universal newlines notes in one pass which line ends there are, at a
+quarter of the price.  And dots are searched, not lines: a piece of base64 has none.
 """
 
 from __future__ import annotations
 
+from io import IncrementalNewlineDecoder
+
 from mailsvc.errors import MailsvcError
+
+_OCTETS_A_DOT = 256
+"""With more dots than one in so many octets, it is cheaper to search beginnings of lines than single dots."""
 
 
 class Unsendable(MailsvcError):
@@ -27,17 +36,21 @@ class Straight:
     def __init__(self) -> None:
         self._held = b""
         self._at_line_start = True
+        self._line_ends = IncrementalNewlineDecoder(None, translate=False)
 
     def feed(self, piece: bytes) -> bytes:
         """What to send of ``piece``.  Raises `Unsendable`."""
-        data = self._held + piece
+        data = self._held + piece if self._held else piece
         # A CR at the end of a piece waits for its LF.
-        self._held = b"\r" if data.endswith(b"\r") else b""
-        data = data[: len(data) - len(self._held)]
+        if data.endswith(b"\r"):
+            data, self._held = data[:-1], b"\r"
+        else:
+            self._held = b""
         if not data:
             return b""
-        pairs = data.count(b"\r\n")
-        if data.count(b"\n") != pairs or data.count(b"\r") != pairs:
+        # Latin-1 is octet for octet.
+        self._line_ends.decode(data.decode("latin-1"))
+        if self._line_ends.newlines not in (None, "\r\n"):
             raise Unsendable("the message has a line end that is not CRLF, which no server may be sent", "5.6.0")
         made = self._made(data)
         self._at_line_start = data.endswith(b"\n")
@@ -61,5 +74,21 @@ class Dotted(Straight):
         return super().end() + b".\r\n"
 
     def _made(self, data: bytes) -> bytes:
-        stuffed = data.replace(b"\r\n.", b"\r\n..")
-        return b"." + stuffed if self._at_line_start and data.startswith(b".") else stuffed
+        """``data``, whose lines end in CRLF, with its dots doubled."""
+        made: list[bytes] = []
+        done, dot = 0, data.find(b".")
+        for _ in range(len(data) // _OCTETS_A_DOT + 1):
+            if dot < 0:
+                break
+            if data[dot - 1] == 0x0A if dot else self._at_line_start:
+                made += data[done:dot], b"."
+                done = dot
+            dot = data.find(b".", dot + 1)
+        if dot >= 0:
+            # What begins at ``done`` is no beginning of a line, or a dot that has been doubled.
+            made.append(b"\r\n..".join(data[done:].split(b"\r\n.")))
+        elif made:
+            made.append(data[done:])
+        else:
+            return data
+        return b"".join(made)
