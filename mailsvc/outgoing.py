@@ -97,7 +97,7 @@ class Outgoing:
             store,
             reactor,
             hostname,
-            Exchangers(remembered, {hostname.lower()}, random),
+            Exchangers(remembered, {hostname.lower()}, random, private=configuration.relay.private_networks),
             Policies(remembered, store, reactor, self._sts.facts, seconds=configuration.downgrade.memory_days * _DAY),
             self.means,
             random=random,

@@ -73,7 +73,7 @@ class Way:
         self.policies = Policies(remembered, self.store, self.network, self._sts, seconds=DAYS)
         nowhere = Places(Path("/nonexistent"), lambda: None, lambda: None)
         means = Means(self.store, self.network, places or nowhere, lambda work: succeed(work()), make=our_tls)
-        exchangers = Exchangers(remembered, {"here.example"}, Random(1))
+        exchangers = Exchangers(remembered, {"here.example"}, Random(1), private=["192.0.2.0/24"])
         self.deliveries = Deliveries(
             self.store,
             self.network,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -28,8 +29,10 @@ def run(coroutine: Any) -> Any:
 
 
 class Mx(SynchronousTestCase):
-    def exchangers(self, resolver: FakeResolver) -> Exchangers:
-        return Exchangers(resolver, {"mail.example.org"}, Random(1))
+    def exchangers(
+        self, resolver: FakeResolver, private: Sequence[str] = ("192.0.2.0/24", "2001:db8::/32")
+    ) -> Exchangers:
+        return Exchangers(resolver, {"mail.example.org"}, Random(1), private=private)
 
     def no_hosts(self, found: object) -> NoHosts:
         assert isinstance(found, NoHosts), found
@@ -108,6 +111,32 @@ class Mx(SynchronousTestCase):
         self.assertEqual((none.permanent, none.enhanced), (True, "5.4.6"))
         resolver.hosts["there.example"] = [*hosts, "192.0.2.1"]
         self.assertEqual(run(exchangers.addresses(found, "there.example")), ("192.0.2.1",))
+
+    def test_a_stranger_cannot_make_us_talk_to_the_network_inside(self) -> None:
+        """Addresses that are not of the internet, in any spelling, are left out, and address literals too; where
+        nothing else is left the mail waits, because the postmaster may allow the network.
+
+        Rule: MX hosts: no network that is not of the internet, unless it is allowed
+        """
+        hosts = ["10.0.0.1", "::ffff:192.168.1.1", "64:ff9b::10.0.0.1", "fd00::1", "100.64.0.1", "127.0.0.1"]
+        resolver = FakeResolver({"there.example": [(10, "a.there.example")]}, hosts={"a.there.example": hosts})
+        exchangers = self.exchangers(resolver, [])
+        found = run(exchangers.of("there.example"))
+        none = self.no_hosts(run(exchangers.addresses(found, "a.there.example")))
+        self.assertEqual((none.permanent, none.enhanced), (False, "4.4.4"))
+        self.assertEqual(
+            none.why,
+            "the host a.there.example of there.example has no address but 10.0.0.1, which is in a private network"
+            " (RFC 1918): mail goes there by a route, or when relay.private_networks names that network",
+        )
+        for literal in ("[10.0.0.1]", "[IPv6:fd00::1]"):
+            found = run(exchangers.of(literal))
+            self.assertFalse(self.no_hosts(run(exchangers.addresses(found, found.hosts[0]))).permanent)
+        found = run(exchangers.of("there.example"))
+        resolver.hosts["a.there.example"] = [*hosts, "1.1.1.1"]
+        self.assertEqual(run(exchangers.addresses(found, "a.there.example")), ("1.1.1.1",))
+        allowing = self.exchangers(resolver, ["fd00::/8"])
+        self.assertEqual(run(allowing.addresses(found, "a.there.example")), ("fd00::1", "1.1.1.1"))
 
 
 class Slow(FakeResolver):

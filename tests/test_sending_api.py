@@ -122,6 +122,7 @@ class ToHosts(SynchronousTestCase):
         self.network = Network({("192.0.2.2", 25): Script()})
 
     def sent(self, to: Any, **more: Any) -> mailsvc.Sent:
+        more.setdefault("private_networks", ["192.0.2.0/24"])
         return sent(self.network, TEXT, to, via=None, resolver=self.resolver, **more)
 
     def test_the_next_host(self) -> None:
@@ -140,11 +141,28 @@ class ToHosts(SynchronousTestCase):
 
     def test_policies_hold(self) -> None:
         """A URL without a host is a demand on MX hosts; REQUIRETLS needs somebody who vouches for the host."""
-        found = sent(self.network, TEXT, "bob@example.org", via="tls://", resolver=self.resolver)
+        found = sent(
+            self.network,
+            TEXT,
+            "bob@example.org",
+            via="tls://",
+            resolver=self.resolver,
+            private_networks=["192.0.2.0/24"],
+        )
         self.assertEqual(found.deferred, ("bob@example.org",))
         found = self.sent("bob@example.org", require_tls=True)
         self.assertEqual(found.outcomes["bob@example.org"].enhanced, "5.7.30")
         self.assertEqual(self.network.taken, [])
+
+    def test_mx_records_do_not_lead_inside(self) -> None:
+        """Unless the caller names the network; what is no network is an error."""
+        self.resolver.hosts["mx2.example.org"] = ["10.0.0.1"]
+        outcome = self.sent("bob@example.org", private_networks=[]).outcomes["bob@example.org"]
+        self.assertIn("mx2.example.org of example.org has no address but 10.0.0.1, which is in a private", outcome.text)
+        self.assertEqual(self.network.asked, [])
+        self.network.places["10.0.0.1", 25] = Script()
+        self.assertEqual(self.sent("bob@example.org", private_networks=["10.0.0.0/8"]).delivered, ("bob@example.org",))
+        self.assertRaises(MailsvcError, self.sent, "bob@example.org", private_networks=["10/8/8"])
 
 
 _SINK = """

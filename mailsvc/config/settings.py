@@ -394,6 +394,12 @@ class Relaying:
         Whole("recipients", 0, 10**9),
         "To how many recipients elsewhere an account may write on one day (UTC); 0 is no limit.",
     )
+    private_networks: tuple[str, ...] = _setting(
+        (),
+        Networks(),
+        "Private networks and others that are not of the internet, to which mail goes when an MX record says so; by a"
+        " route it goes anywhere.",
+    )
     hold_reply: float = _setting(
         0.0,
         Seconds(0, 120),

@@ -8,17 +8,19 @@ no address" are answers, and the sender shall hear them now.  That nobody answer
 section 5.1); a mistake here would bounce everything during an outage of the resolver.
 
 What DNS says comes from strangers.  An MX record may name an address of this very machine, or of a network that only
-this machine can reach in such a way; those addresses are left out.
+this machine can reach in such a way; those addresses are left out (`mailsvc.relay.reach`).  That the former is a
+mistake is certain.  The latter may be the postmaster's own domain in his own network, which he has not allowed yet: so
+that mail waits.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 
 from mailsvc.relay.hosts import Exchanger, NoHosts, ordered_addresses, ordered_hosts
+from mailsvc.relay.reach import Reach, networks, reach_of
 from mailsvc.resolver import Resolver, Unanswered
 
 
@@ -39,12 +41,19 @@ class Found:
 
 
 class Exchangers:
-    """Looks hosts up.  ``ours``: the names of this host, in lower case."""
+    """Looks hosts up.
 
-    def __init__(self, resolver: Resolver, ours: Collection[str], random: Random) -> None:
+    ``ours``: the names of this host, in lower case.  ``private``: networks that are not of the internet, and to which
+    mail goes all the same when DNS says so (``relay.private_networks``); a text that is no network is ValueError.
+    """
+
+    def __init__(
+        self, resolver: Resolver, ours: Collection[str], random: Random, *, private: Collection[str] = ()
+    ) -> None:
         self._resolver = resolver
         self._ours = frozenset(ours)
         self._random = random
+        self._private = networks(private)
 
     async def of(self, domain: str, our_name: str = "") -> Found | NoHosts:
         """The hosts to try for ``domain``.  ``our_name``: the name under which we are its backup MX, "" for none.
@@ -80,19 +89,16 @@ class Exchangers:
         return self._usable(found, host, answer.records)
 
     def _usable(self, found: Found, host: str, addresses: tuple[str, ...]) -> tuple[str, ...] | NoHosts:
-        usable = [each for each in addresses if not _is_here(each)]
-        if not usable:
-            why = f"the host {host} of {found.domain} has no address but {addresses[0]}, which is this machine itself"
-            return NoHosts(why, True, "5.4.6")
-        return ordered_addresses(usable, self._random)
-
-
-def _is_here(text: str) -> bool:
-    """Whether it is an address of this machine, or one that only this machine's links understand."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return True
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
-    return address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+        places = {each: reach_of(each, self._private) for each in addresses}
+        usable = [each for each, (reach, _) in places.items() if reach is Reach.WORLD]
+        if usable:
+            return ordered_addresses(usable, self._random)
+        for address, (reach, words) in places.items():
+            if reach is Reach.INSIDE:
+                why = (
+                    f"the host {host} of {found.domain} has no address but {address}, which is in {words}: mail goes"
+                    " there by a route, or when relay.private_networks names that network"
+                )
+                return NoHosts(why, False, "4.4.4")
+        why = f"the host {host} of {found.domain} has no address but {addresses[0]}, which is this machine itself"
+        return NoHosts(why, True, "5.4.6")

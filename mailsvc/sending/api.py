@@ -21,7 +21,7 @@ import io
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
@@ -45,6 +45,7 @@ from mailsvc.relay.logins import LoginKind, RelayLogin
 from mailsvc.relay.means import Means, Places
 from mailsvc.relay.outcome import Kind, Outcome
 from mailsvc.relay.outgoing import Outgoing, Said, Timeouts
+from mailsvc.relay.reach import networks
 from mailsvc.relay.url import MX, Relay
 from mailsvc.resolver import Resolver, SystemResolver
 from mailsvc.sending.delivering import Delivering, Manner, Memory, Place, nothing_remembered
@@ -124,6 +125,7 @@ def send(
     limit: int = 64 << 20,
     resolver: Resolver | None = None,
     reactor: Any = None,
+    private_networks: Sequence[str] = (),
 ) -> Awaitable[Sent]:
     """Hand a message over now; await the result in a Twisted coroutine or in an asyncio task.
 
@@ -141,6 +143,8 @@ def send(
     ``timeouts``: seconds of each wait.  ``listener``: told each line of the dialogues, secrets masked.
     ``certs``: the folder of certificates for ``cert=NAME`` in a URL.  ``limit``: octets of the message.
     ``reactor``: None for the one of this process.
+    ``private_networks``: networks that are not of the internet, to which mail goes when an MX record says so
+    (``["10.1.0.0/16"]``); to a ``via`` it goes anywhere.
 
     Raises, when it is awaited, `mailsvc.errors.MailsvcError` with a sentence for what cannot be tried at all: an
     address (`mailsvc.mail.address.AddressError`), a URL (`mailsvc.relay.url.RelayError`), a message
@@ -164,6 +168,7 @@ def send(
             limit,
             resolver,
             reactor,
+            private_networks,
         ),
     )
     with suppress(RuntimeError):
@@ -188,6 +193,7 @@ class _Options:
     limit: int
     resolver: Resolver | None
     reactor: Any
+    private_networks: Sequence[str]
 
 
 async def _send(message: Message | bytes | str | IO[bytes], to: Addresses | None, options: _Options) -> Sent:
@@ -203,7 +209,7 @@ async def _send(message: Message | bytes | str | IO[bytes], to: Addresses | None
         letter, envelope = prepared(letter, to, options.sender, hostname)
         outgoing = envelope.outgoing(letter, wish(options.notify), options.ret, options.envid, options.require_tls)
         resolver = options.resolver or SystemResolver(reactor)
-        delivering = delivering_with(reactor, resolver, options.certs)
+        delivering = delivering_with(reactor, resolver, options.certs, private=options.private_networks)
         manner = Manner(hostname, options.timeouts, options.listener)
         outcomes = await delivering.deliver(outgoing, place, manner)
     finally:
@@ -276,8 +282,16 @@ def delivering_with(
     means: Means | None = None,
     remembered: Callable[[str], Any] = nothing_remembered,
     ours: Iterable[str] = (),
+    private: Collection[str] = (),
 ) -> Delivering:
-    """What hands messages over, with MTA-STS asked anew for each domain."""
+    """What hands messages over, with MTA-STS asked anew for each domain.
+
+    ``private``: networks not of the internet to which MX records may lead; raises MailsvcError for what is none.
+    """
+    try:
+        networks(private)
+    except ValueError as why:
+        raise MailsvcError(f"a private network is not one: {why}") from None
     fetching: list[ClientTLS] = []
 
     async def sts(domain: str) -> Any:
@@ -288,7 +302,7 @@ def delivering_with(
     if means is None:
         places = Places(certs, passphrase_source(os.environ), lambda: None)
         means = Means(Memory(nothing_remembered), reactor, places, _in_thread(reactor))
-    return Delivering(reactor, resolver, sts, means, remembered=remembered, ours=ours)
+    return Delivering(reactor, resolver, sts, means, remembered=remembered, ours=ours, private=private)
 
 
 def new_message_id(hostname: str) -> str:

@@ -10,7 +10,7 @@ before `Delivering.deliver` ends, whatever happens; "try again later" is an answ
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random, SystemRandom
 from typing import Any
@@ -87,7 +87,10 @@ class Memory:
 
 
 class Delivering:
-    """Hands messages over.  ``ours``: names of this host, whose MX records mean a loop."""
+    """Hands messages over.
+
+    ``ours``: names of this host, whose MX records mean a loop.  ``private``: as for `mailsvc.relay.mx.Exchangers`.
+    """
 
     def __init__(
         self,
@@ -98,12 +101,13 @@ class Delivering:
         *,
         remembered: Remembered = nothing_remembered,
         ours: Iterable[str] = (),
+        private: Collection[str] = (),
         random: Random | None = None,
     ) -> None:
         self._reactor = reactor
         self._means = means
         self._random = random or SystemRandom()
-        self._exchangers = Exchangers(resolver, frozenset(ours), self._random)
+        self._exchangers = Exchangers(resolver, frozenset(ours), self._random, private=private)
         self._policies = Policies(resolver, Memory(remembered), reactor, sts)
 
     async def deliver(self, outgoing: Outgoing, place: Place, manner: Manner) -> Mapping[Address, Outcome]:

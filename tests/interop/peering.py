@@ -18,7 +18,7 @@ from tests.interop import peers
 from tests.interop.names import Zone, serve, tlsa_2_0_1, tlsa_3_1_1
 from tests.interop.peers import MailServer, address
 from tests.interop.programs import program
-from tests.interop.world import World, until
+from tests.interop.world import NETWORK, World, until
 from tests.pki import authority, credential
 from tests.running import python_environment
 
@@ -45,7 +45,7 @@ STS_DOMAINS = {
 }
 """Likewise."""
 
-_POSTFIX, _OPENSMTPD, _EXIM, _SINK, _CLOSED, _OLD, _LMTP, _WEB = 10, 11, 12, 13, 14, 15, 16, 20
+_POSTFIX, _OPENSMTPD, _EXIM, _SINK, _CLOSED, _OLD, _LMTP, _PRIMARY, _WEB = 10, 11, 12, 13, 14, 15, 16, 17, 20
 _POSTFIX_NAMES = ("mx.postfix.example", "mx.ta.example", "mx.sts.example", "closed.postfix.example")
 _STS = {
     "sts.example": ("enforce", "mx.sts.example"),
@@ -90,6 +90,11 @@ class Peering:
         return _server("old")
 
     @property
+    def primary(self) -> MailServer:
+        """smtp-sink, the best MX host of primary.example; down until somebody asks for it here."""
+        return _server("primary")
+
+    @property
     def lmtp(self) -> MailServer:
         """smtp-sink that speaks LMTP, on port 24."""
         return _server("lmtp")
@@ -101,8 +106,8 @@ class Peering:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For mailsvc: the world's CA is the one that this machine trusts."""
-        return python_environment(SSL_CERT_FILE=str(self.ca))
+        """For mailsvc: the world's CA is the one that this machine trusts, and its addresses are the internet's."""
+        return python_environment(SSL_CERT_FILE=str(self.ca), MAILSVC_CONFIG=str(self.world.folder / "inside.toml"))
 
     def mailsvc(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> str:
         """What the command line prints, run in the world."""
@@ -114,9 +119,10 @@ class Peering:
 @cache
 def peering() -> Peering:
     """The one of this run; skips the test where there can be none."""
-    world = World([_POSTFIX, _OPENSMTPD, _EXIM, _SINK, _CLOSED, _OLD, _LMTP, _WEB])
+    world = World([_POSTFIX, _OPENSMTPD, _EXIM, _SINK, _CLOSED, _OLD, _LMTP, _PRIMARY, _WEB])
     atexit.register(world.end)
     ca = peers.write_ca(world.folder)
+    (world.folder / "inside.toml").write_text(f'[relay]\nprivate_networks = ["{NETWORK}.0/24"]\n')
     serve(world, list(_zones()))
     _web(world)
     client = world.folder / "client"
@@ -136,6 +142,7 @@ def _server(name: str) -> MailServer:
         "exim": lambda: peers.exim(world, _EXIM, ("mx.exim.example",), at_exim),
         "sink": lambda: peers.smtp_sink(world, _SINK, "-N"),
         "old": lambda: peers.smtp_sink(world, _OLD, "-8", "-p", name="old"),
+        "primary": lambda: peers.smtp_sink(world, _PRIMARY, name="primary"),
         "lmtp": lambda: peers.smtp_sink(world, _LMTP, "-L", name="lmtp", port=24),
     }
     return made[name]()
@@ -177,6 +184,11 @@ def _zones() -> list[Zone]:
         "nobody.open.example. 300 IN A 127.0.0.9",
         "backup.postfix.example. 300 IN MX 10 mx.postfix.example.",
         "backup.postfix.example. 300 IN MX 20 mail.example.org.",
+        # This host is the second of three.
+        "primary.example. 300 IN MX 10 mx.primary.example.",
+        "primary.example. 300 IN MX 20 mail.example.org.",
+        "primary.example. 300 IN MX 30 mx.old.example.",
+        f"mx.primary.example. 300 IN A {address(_PRIMARY)}",
         *_sts("sts.example", _POSTFIX),
         *_sts("stsother.example", _POSTFIX),
         *_sts("stsgone.example", _POSTFIX),

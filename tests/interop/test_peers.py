@@ -87,6 +87,28 @@ class EverySchemeToEveryPeer(SendingCase):
         lmtp.took(self.marker)
 
 
+class Backup(SendingCase):
+    """This host is an MX of the domain, and not its best."""
+
+    def test_the_primary_comes_back(self) -> None:
+        """While the better MX host is down mail waits here, and never goes to a worse one; when it is back it gets the
+        mail.
+
+        Rule: Backup MX: mail goes to better MX hosts only, when one is back
+        """
+        worse, recipient = self.here.old, "bob@primary.example"
+        self.route("primary.example", "backup://mail.example.org")
+        self.submit(self.message(), [recipient])
+        became = self.became([recipient])[recipient]
+        self.assertEqual((became.result, became.host), ("deferred", "mx.primary.example"), became)
+        primary = self.here.primary
+        self.here.mailsvc(f"--database={self.service.database}", "queue", "flush", "--to", recipient)
+        became = self.became([recipient], attempt=2)[recipient]
+        self.assertEqual((became.result, became.host), ("delivered", "mx.primary.example"), became)
+        self.assertIn(f"X-Rcpt-Args: <{recipient}>".encode(), primary.took(self.marker))
+        self.assertEqual(worse.copies(self.marker), [])
+
+
 class Credentials(SendingCase):
     """Servers that want to know who we are."""
 

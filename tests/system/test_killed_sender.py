@@ -94,8 +94,8 @@ class KilledSender(SynchronousTestCase):
         return found
 
     def test_killed(self) -> None:
-        """After any number of kills everything has arrived or was reported once, without waiting for the end of a lease;
-        of what has arrived twice the event and the log say that it may have.
+        """After any number of kills everything has arrived or was reported once, without waiting for a lease to end; of
+        what has arrived twice the event and the log say that it may have.
 
         Rule: A service that is killed while it sends loses nothing, and marks what may come twice
         """
