@@ -28,9 +28,9 @@ from mailsvc.mail.address import Address
 from mailsvc.pop3.rules import Rules as POP3Rules
 from mailsvc.smtp.defaults import NoMemory
 from mailsvc.smtp.downgrades import SenderMemory
-from mailsvc.smtp.intake import BodyLimits
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.modes import Mode
+from mailsvc.smtp.reception import BodyLimits
 from mailsvc.smtp.rules import Rules as SMTPRules
 from mailsvc.smtp.seams import ChannelMemory
 from mailsvc.storage.database import Database

@@ -51,8 +51,8 @@ from mailsvc.directory.program import Ended
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.pop3.admission import Admission
-from mailsvc.smtp.intake import BodyLimits
 from mailsvc.smtp.modes import lmtp
+from mailsvc.smtp.reception import BodyLimits
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.backups import NewBackup, Source, add_backup, put_list
 from mailsvc.storage.rules import domain_rules, set_disabled, set_domain_rules, set_quota

@@ -93,7 +93,7 @@ LEVELS: dict[int, str] = {
         mailsvc.directory.lookup mailsvc.smtp.piping mailsvc.smtp.reporting mailsvc.smtp.postmaster
         mailsvc.smtp.authentication mailsvc.smtp.ownership mailsvc.smtp.downgrades mailsvc.smtp.defaults
         mailsvc.smtp.journal mailsvc.smtp.intake mailsvc.smtp.login mailsvc.smtp.rules mailsvc.smtp.connection
-        mailsvc.smtp.server mailsvc.smtp.reception mailsvc.smtp.storing
+        mailsvc.smtp.server mailsvc.smtp.reception mailsvc.smtp.spooled
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections

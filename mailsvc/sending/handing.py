@@ -29,7 +29,8 @@ from mailsvc.mail.wishes import Wish
 from mailsvc.relay.outcome import Kind, Outcome, Phase
 from mailsvc.relay.outgoing import Outgoing
 from mailsvc.sending.letter import Letter, pieces_of
-from mailsvc.smtp.intake import BodyLimits, Intake, NotTaken
+from mailsvc.smtp.intake import Intake, NotTaken
+from mailsvc.smtp.reception import BodyLimits
 from mailsvc.smtp.reporting import MailLoop
 from mailsvc.smtp.seams import Channel, Client, Destination, Exchange, Machine
 from mailsvc.storage.accounts import domain_exists

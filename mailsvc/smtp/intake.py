@@ -1,20 +1,17 @@
-"""From the end of DATA to "250": the body's verdict, and the one transaction that makes it durable (DESIGN section 5a).
+"""From the end of DATA to "250": programs, and the one transaction that makes a message durable (DESIGN section 5a).
 
-`Reception` takes a body piece by piece into a spool (memory first, an unlinked temporary file beyond a limit) and
-notes what is wrong with it; nothing is said to the client before the body's end, because SMTP has no place for it
-(RFC 5321 section 4.2.5).  `Intake.accept` writes message, content, mailbox items and event in one transaction.
+The body comes from `mailsvc.smtp.reception`.  `Intake.accept` writes message, content, mailbox items and event in one
+transaction.
 
-The hardest idea: the spool is handed to the database thread and read there, once, in pieces.  So a message of 50 MB
-is never in memory, and the digest is computed where it does not hold up the reactor.
+The hardest idea: the spool is handed to the database thread and read there (`mailsvc.smtp.spooled`), once, in pieces.
+So a message of 50 MB is never in memory, and the digest is computed where it does not hold up the reactor.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
@@ -25,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailsvc.directory import quota
 from mailsvc.directory.tables import Pipe
 from mailsvc.errors import MailboxFull, MailsvcError
-from mailsvc.gate.bodies import Bodies, Room
+from mailsvc.gate.bodies import Bodies
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope
 from mailsvc.mail.event import Accepted, Delivered, Event, Noted
@@ -33,22 +30,16 @@ from mailsvc.mail.message import MessageScanner, Summary, summarise
 from mailsvc.mail.reply import Reply, reply
 from mailsvc.smtp import forwarding, reporting
 from mailsvc.smtp.piping import give_to_programs, pipes
+from mailsvc.smtp.reception import NO_SPACE, BodyLimits, Reception
 from mailsvc.smtp.reporting import wants_report
-from mailsvc.smtp.results import results_field, without_forged
+from mailsvc.smtp.results import results_field
 from mailsvc.smtp.seams import Destination, FirstOutcomes, Outward, Programs
+from mailsvc.smtp.spooled import Given, continues_the_trace, pieces, read_through, unforged
 from mailsvc.smtp.trace import delivery_header, trace_header
 from mailsvc.storage import accounts, events, fullness, mailboxes
 from mailsvc.storage.outbound import DailyLimit
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
-
-_TOO_MANY_HOPS = reply(554, "5.4.6", "Too many hops: the message seems to go in a circle")
-_BARE_LINE_END = reply(550, "5.6.11", "The message holds a bare CR or LF; lines end with CRLF")
-_TOO_MANY_FIELDS = reply(552, "5.3.4", "The message's header has too many fields")
-_LONG_LINE = reply(554, "5.6.0", "The message holds a line longer than 998 octets")
-NO_SPACE = reply(452, "4.3.1", "Insufficient system storage; try again later")
-_NO_ROOM = reply(452, "4.3.1", "Too much mail is arriving at once; try again later")
-_FAILED = reply(451, "4.3.0", "The message could not be taken; try again later")
 
 
 class NotTaken(MailsvcError):
@@ -64,135 +55,6 @@ class MailStore(Store, Protocol):
 
     def has_room_for(self, octets: int) -> bool:
         """Whether a message of so many octets would leave the disk with a reserve."""
-
-
-_ROOM_STEP = 1 << 20
-"""So many octets of a body are taken before the disk is asked again."""
-
-LINE_LIMIT = 998
-"""Octets of a line without CRLF, RFC 5322 section 2.1.1."""
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """What a message may be.  Sizes in octets; ``in_memory`` is where the spool moves to a file in ``folder``."""
-
-    message_size: int
-    header_size: int
-    received_fields: int
-    refuse_long_lines: bool
-    in_memory: int
-    folder: str | None
-    header_fields: int = 50000
-
-
-class Reception:
-    """One body on its way in.  `take` its pieces, ask for the `verdict` at its end, `discard` it whatever happened.
-
-    ``has_room_for(octets)`` tells whether the disk may take so much more; asked for every `_ROOM_STEP` octets, because
-    many bodies at once could otherwise eat the reserve that removing mail needs.  ``bodies`` knows how much all of them
-    may hold together.
-    """
-
-    def __init__(self, limits: BodyLimits, has_room_for: Callable[[int], bool], bodies: Bodies) -> None:
-        self.scanner = MessageScanner(measure_lines=limits.refuse_long_lines)
-        self.spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(  # noqa: SIM115 - it lives as long as the body
-            max_size=limits.in_memory, dir=limits.folder
-        )
-        self._limits = limits
-        self._has_room_for = has_room_for
-        self._room_asked_at = 0
-        self._held = bodies.begin()
-        self._in_file = False
-        self._broken: Reply | None = None
-
-    @property
-    def refusal(self) -> Reply | None:
-        """What is known already: the reply at its end will be this one."""
-        return self._broken
-
-    def announce(self, octets: int) -> None:
-        """So many octets more will come (BDAT): too many are known to be too many before they are sent."""
-        if self._broken is None and self.scanner.size + octets > self._limits.message_size:
-            self._fail_for_size()
-
-    def _fail_for_size(self) -> None:
-        self.fail(reply(552, "5.3.4", f"The message is larger than {self._limits.message_size} octets"))
-
-    def take(self, piece: bytes) -> None:
-        """Take the next piece.  What will be refused anyway is still read, and no longer kept."""
-        if self._broken is not None:
-            return
-        self.scanner.feed(piece)
-        if self.scanner.size > self._limits.message_size:
-            self._fail_for_size()
-        elif self.scanner.header_size > self._limits.header_size:
-            self.fail(reply(552, "5.3.4", f"The message's header is larger than {self._limits.header_size} octets"))
-        elif self.scanner.size - self._room_asked_at > _ROOM_STEP and not self._is_room():
-            self.fail(NO_SPACE)
-        else:
-            self._keep(piece)
-
-    def _keep(self, piece: bytes) -> None:
-        room = self._held.take(len(piece))
-        if room is Room.NONE:
-            self.fail(_NO_ROOM)
-            return
-        try:
-            if not self._in_file and (room is Room.FILE or self.scanner.size > self._limits.in_memory):
-                self.spool.rollover()
-                self._in_file = True
-                self._held.move_to_file()
-            self.spool.write(piece)
-        except OSError:
-            self.fail(NO_SPACE)
-
-    def _is_room(self) -> bool:
-        self._room_asked_at = self.scanner.size
-        return self._has_room_for(_ROOM_STEP)
-
-    def fail(self, why: Reply = _FAILED) -> None:
-        """The message cannot be taken; the reply at its end will be ``why``."""
-        self._broken = why
-        self.discard()
-
-    def verdict(self) -> Reply | None:
-        """The body has ended: the reply that refuses it, or None when it may be stored."""
-        scanner = self.scanner
-        if scanner.size and not scanner.ends_a_line:
-            # Only BDAT can leave it open.  POP3 and every relay must close it, and all sizes shall be the same.
-            self.take(b"\r\n")
-        scanner.close()
-        if self._broken is not None:
-            return self._broken
-        if scanner.has_bare_line_end:
-            return _BARE_LINE_END
-        if scanner.received_fields > self._limits.received_fields:
-            return _TOO_MANY_HOPS
-        if scanner.fields > self._limits.header_fields:
-            return _TOO_MANY_FIELDS
-        if self._limits.refuse_long_lines and scanner.longest_line > LINE_LIMIT:
-            return _LONG_LINE
-        return None
-
-    def header(self) -> bytes:
-        """The header block with its empty line, once the body has ended without a refusal.
-
-        Without its empty line it ends in the middle: at a line that is no field, with more behind it.
-        """
-        self.spool.seek(0)
-        header = self.spool.read(self.scanner.header_size)
-        if self.scanner.size > len(header) or header == b"\r\n" or header.endswith(b"\r\n\r\n"):
-            return header
-        # Nothing but a header: it may do without the empty line (RFC 5322 section 3.5).
-        return header + (b"\r\n" if header.endswith(b"\r\n") else b"\r\n\r\n")
-
-    def discard(self) -> None:
-        """Give memory and disk back."""
-        self._held.end()
-        # Closing flushes what Python has buffered; on a full disk that fails, and the bytes are not wanted anyway.
-        with suppress(OSError):
-            self.spool.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,13 +190,13 @@ class Intake:
         self._outward.wake()
         return first
 
-    def _given(self, envelope: Envelope, reception: Reception) -> _Given:
+    def _given(self, envelope: Envelope, reception: Reception) -> Given:
         """The message as programs get it: as it is stored."""
         size = reception.scanner.header_size
         reception.spool.seek(0)
-        header, _ = _unforged(reception.spool.read(size), reception.spool, envelope, self._hostname)
+        header, _ = unforged(reception.spool.read(size), reception.spool, envelope, self._hostname)
         reception.spool.seek(size)
-        return _Given(reception.spool, size, header, reception.scanner.size - size + len(header))
+        return Given(reception.spool, size, header, reception.scanner.size - size + len(header))
 
     async def _look_ahead(
         self,
@@ -384,51 +246,6 @@ class _Job:
     daily_recipients: int
 
 
-class _Given:
-    """A file for programs: what lies behind the header in `spool`; `size` is that of header and body."""
-
-    def __init__(self, spool: SpooledTemporaryFile[bytes], start: int, header: bytes, size: int) -> None:
-        self.header = header
-        self.size = size
-        self._spool = spool
-        self._start = start
-
-    def seek(self, place: int) -> int:
-        """To `place` of the body."""
-        return self._spool.seek(self._start + place)
-
-    def read(self, octets: int = -1) -> bytes:
-        """The next octets of it."""
-        return self._spool.read(octets)
-
-
-_MOST_BEHIND = 1 << 20
-"""Octets behind a line that is no field in which a reader may still look for fields."""
-
-
-def _unforged(
-    header: bytes, spool: SpooledTemporaryFile[bytes], envelope: Envelope, hostname: str
-) -> tuple[bytes, int]:
-    """The header without what others say in our name, and how many fields that were (RFC 8601 section 5).
-
-    ``spool``: the message, with its header; where it is read next is changed.
-    """
-    if "LMTP" in envelope.origin.protocol:
-        # What is in front of us there is ours, and may have looked at the message in our name.
-        return header, 0
-    kept, removed = without_forged(header, hostname)
-    if header == b"\r\n" or header.endswith(b"\r\n\r\n"):
-        return kept, removed
-    # It ends at a line that is no field. Many programs pass over that one and read on: what stands there in our name
-    # becomes body by an empty line.
-    spool.seek(len(header))
-    behind = spool.read(_MOST_BEHIND)
-    end = behind.find(b"\r\n\r\n")
-    _, more = without_forged(behind if end < 0 else behind[: end + 2], hostname)
-    closes = more or (end < 0 and len(behind) == _MOST_BEHIND)
-    return kept + b"\r\n" if closes else kept, removed + more
-
-
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
     """The recipient for which each account gets the message: the first that leads to it."""
     deliveries: dict[int, Address] = {}
@@ -475,15 +292,15 @@ def _would_refuse(
 def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: MessageScanner) -> int | None:
     """The transaction of one message; runs in the database's thread.  Its row id, None when only programs have it."""
     envelope = job.envelope
-    header, digest = _read_through(spool, scanner.header_size)
+    header, digest = read_through(spool, scanner.header_size)
     owners = reporting.mailboxes_of(txn, job.deliveries)
     reporting.check_loop(header, job.deliveries, owners)
     reporting.check_forward_loop(header, _forwarded(job.going))
     body_at = len(header)
-    header, forged = _unforged(header, spool, envelope, job.hostname)
+    header, forged = unforged(header, spool, envelope, job.hostname)
     summary = summarise(header, size=scanner.size - body_at + len(header), sha256=digest)
     trace = job.trace
-    if not header and _continues_the_trace(spool, body_at):
+    if not header and continues_the_trace(spool, body_at):
         # It would read as words of our own Received field; an empty line makes it what it is, a body without header.
         trace += b"\r\n"
     spool.seek(body_at)
@@ -508,7 +325,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
                 envelope_id=envelope.envelope_id,
             ),
             header,
-            _pieces(spool),
+            pieces(spool),
             tuple(job.deliveries),
             prefixes={number: delivery_header(envelope.sender, owner) for number, owner in owners.items()},
             release_at=envelope.release_at,
@@ -556,24 +373,3 @@ def _story(txn: Cursor, job: _Job, summary: Summary, message_id: int | None, for
     for event in happened:
         tls = origin.tls if isinstance(event, Accepted) else None
         yield events.Entry(job.now, event, origin.session, origin.peer, job.trace_id, message_id, tls=tls)
-
-
-def _read_through(spool: SpooledTemporaryFile[bytes], header_size: int) -> tuple[bytes, str]:
-    """The header block, and the hex SHA-256 of all."""
-    spool.seek(0)
-    header = spool.read(header_size)
-    digest = hashlib.sha256(header)
-    for piece in _pieces(spool):
-        digest.update(piece)
-    return header, digest.hexdigest()
-
-
-def _continues_the_trace(spool: SpooledTemporaryFile[bytes], place: int) -> bool:
-    """Whether white space stands there: behind a header field that is a continuation (RFC 5322 section 2.2.3)."""
-    spool.seek(place)
-    return spool.read(1) in (b" ", b"\t")
-
-
-def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
-    while piece := spool.read(mailboxes.PART_LIMIT):
-        yield piece

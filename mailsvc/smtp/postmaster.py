@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred
 from mailsvc.gate.bodies import Bodies
 from mailsvc.mail.address import Address
 from mailsvc.mail.envelope import Envelope, Origin
-from mailsvc.smtp.intake import BodyLimits, Intake, NotTaken
+from mailsvc.smtp.intake import Intake, NotTaken
+from mailsvc.smtp.reception import BodyLimits
 from mailsvc.smtp.seams import Client, Directory
 
 _LIMITS = BodyLimits(

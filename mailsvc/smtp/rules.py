@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from mailsvc.gate.bodies import Bodies
 from mailsvc.smtp.defaults import AnySender, LogJournal, NoMachines, NoMemory, OpenGate
-from mailsvc.smtp.intake import BodyLimits, Intake
+from mailsvc.smtp.intake import Intake
 from mailsvc.smtp.modes import Mode
+from mailsvc.smtp.reception import BodyLimits
 from mailsvc.smtp.seams import (
     Authenticator,
     ChannelMemory,

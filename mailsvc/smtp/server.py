@@ -42,8 +42,8 @@ from mailsvc.smtp.commands import (
 )
 from mailsvc.smtp.connection import SMTPConnection
 from mailsvc.smtp.extensions import Figures, keywords, parameters
-from mailsvc.smtp.intake import NO_SPACE, Reception
 from mailsvc.smtp.login import IMPOSSIBLE, UNKNOWN_MECHANISM, LoginDialogue, begin_login
+from mailsvc.smtp.reception import NO_SPACE, Reception
 from mailsvc.smtp.recipients import ACCEPTED, BOUNCES_ONLY
 from mailsvc.smtp.rules import Helpers, Rules
 from mailsvc.smtp.seams import (

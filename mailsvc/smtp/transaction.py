@@ -27,7 +27,8 @@ from mailsvc.mail.reply import Reply, reply
 from mailsvc.mail.wishes import NO_WISH, Wish
 from mailsvc.relay.outcome import Outcome
 from mailsvc.smtp.commands import Mail
-from mailsvc.smtp.intake import Intake, NotTaken, Reception
+from mailsvc.smtp.intake import Intake, NotTaken
+from mailsvc.smtp.reception import Reception
 from mailsvc.smtp.reporting import MailLoop
 from mailsvc.smtp.seams import Client, Destination, FirstOutcomes, Journal, Senders
 
