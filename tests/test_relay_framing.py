@@ -56,6 +56,7 @@ class Framing(TestCase):
     @example(b"a\r\n.b\r\n", [2])
     @example(b"a\r\n.b\r\n", [3])
     @example(b"\r", [1])
+    @example(b"\r\r", [])
     @example(b"a\r\nb\r", [2, 5])
     @example(b"." * 2000 + b"\r\n." * 2000, [1999, 2001])
     def test_any_octets_in_any_segmentation(self, content: bytes, cuts: list[int]) -> None:
@@ -66,6 +67,7 @@ class Framing(TestCase):
 
     @settings(deadline=None)
     @given(CONTENTS, CUTS)
+    @example(b"\r\r", [])
     def test_nothing_leaves_before_its_line_ends_are_proven(self, content: bytes, cuts: list[int]) -> None:
         """What has been given out when a content is refused has no CR or LF alone, not even at its end."""
         framing, sent = Straight(), b""

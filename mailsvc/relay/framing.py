@@ -40,18 +40,17 @@ class Straight:
 
     def feed(self, piece: bytes) -> bytes:
         """What to send of ``piece``.  Raises `Unsendable`."""
-        data = self._held + piece if self._held else piece
-        # A CR at the end of a piece waits for its LF.
-        if data.endswith(b"\r"):
-            data, self._held = data[:-1], b"\r"
-        else:
-            self._held = b""
-        if not data:
-            return b""
-        # Latin-1 is octet for octet.
-        self._line_ends.decode(data.decode("latin-1"))
+        # Latin-1 is octet for octet.  What the decoder keeps back is the CR that is held here.
+        self._line_ends.decode(piece.decode("latin-1"))
         if self._line_ends.newlines not in (None, "\r\n"):
             raise Unsendable("the message has a line end that is not CRLF, which no server may be sent", "5.6.0")
+        data = self._held + piece if self._held else piece
+        # A CR at the end of a piece waits for its LF.
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        if self._held:
+            data = data[:-1]
+        if not data:
+            return b""
         made = self._made(data)
         self._at_line_start = data.endswith(b"\n")
         return made
