@@ -44,7 +44,7 @@ from mailsvc.wire.sessions import Sessions
 from tests.memory import ALICE, BOB, PASSWORD, Client, MailCase, MailHost, unstuffed
 from tests.scram_client import ScramClient
 from tests.storage_cases import OfflineCase
-from tests.test_smtp_auth import AuthCase
+from tests.test_smtp_auth import SubmissionCase
 from tests.test_wire_conversation import ConversationCase
 
 
@@ -299,7 +299,7 @@ class ProgramsRunForNothing(MailCase):
         self.assertEqual(host.programs.given, [])
 
 
-class ALoginOutlivesItsAccount(AuthCase):
+class ALoginOutlivesItsAccount(SubmissionCase):
     """A session that had logged in went on to send after its account was disabled or its password was changed."""
 
     AGAIN = b"421 4.7.0 The account has changed since the login; log in again\r\n"
@@ -352,7 +352,7 @@ class ALoginOutlivesItsAccount(AuthCase):
         self.assertEqual(other.ask(b"MAIL FROM:<alice@example.org>")[:3], b"250")
 
 
-class AuthorsBehindABrokenHeader(AuthCase):
+class AuthorsBehindABrokenHeader(SubmissionCase):
     """A line that is no field ends the header for us; many mail programs pass over it, and showed the From behind."""
 
     def test_nothing_hides_there(self) -> None:

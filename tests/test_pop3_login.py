@@ -11,27 +11,17 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailsvc.accounts.authenticator import Authenticator
-from mailsvc.accounts.guard import Guard
-from mailsvc.accounts.proofs import ProofChecker
-from mailsvc.accounts.realm import Account, AccountId, portal
-from mailsvc.accounts.throttle import Throttle, network
+from mailsvc.accounts.realm import Account, AccountId
+from mailsvc.accounts.throttle import network
 from mailsvc.pop3.admission import Admission
 from mailsvc.pop3.texts import Refusal
-from mailsvc.sasl.scram import Salting, make_verifier, salt_of
-from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.modes import SUBMISSION
-from mailsvc.storage import credentials
+from tests.auth_case import AuthCase, b64
 from tests.memory import ALICE, PASSWORD, Client, MailCase, MailHost
 from tests.scram_client import ScramClient
 
-CHEAPEST = 4096
 REFUSED = b"-ERR [AUTH] the name or the password is wrong\r\n"
 WELCOME = b"+OK 0 messages, 0 octets\r\n"
-
-
-def b64(data: bytes) -> bytes:
-    return base64.b64encode(data)
 
 
 def shielded(deferred: Deferred[AccountId]) -> Deferred[AccountId]:
@@ -47,41 +37,14 @@ def shielded(deferred: Deferred[AccountId]) -> Deferred[AccountId]:
     return answer.addErrback(lambda _: deferred)
 
 
-class LoginCase(MailCase):
-    """A host with one engine for SMTP and POP3; alice has a verifier of her password."""
+class LoginCase(AuthCase):
+    """A session of POP3."""
 
-    def auth_host(self, **settings: Any) -> MailHost:
-        host = self.host(**settings)
-        self.guard = Guard(Throttle(), host.reactor)
-        self.guard.start()
-        proofs = ProofChecker(host.store, self.guard, host.reactor, iterations=CHEAPEST)
-        engine = Authenticator(portal(host.checker), proofs=proofs)
-        host.readers = replace(host.readers, authenticator=engine)
-        host.helpers = replace(host.helpers, authenticator=SaslAuthenticator(engine))
-        key = host.store.now(credentials.salt_key, b"k" * 32)
-        verifier = make_verifier(PASSWORD, Salting(salt_of(key, ALICE), CHEAPEST)).to_text()
-        host.store.now(credentials.add_verifier, ALICE, PASSWORD, verifier, 1.0)
-        return host
-
-    def challenge(self, answer: bytes) -> bytes:
-        self.assertTrue(answer.startswith(b"+ ") and answer.endswith(b"\r\n"), answer)
-        return base64.b64decode(answer[2:-2])
-
-    def scram(self, client: Client, who: ScramClient, mechanism: bytes = b"SCRAM-SHA-256") -> bytes:
-        """The reply to the end of an exchange; a server that proves itself is checked."""
-        server_first = self.challenge(client.ask(b"AUTH " + mechanism + b" " + b64(who.first)))
-        answer = client.ask(b64(who.final(server_first)))
-        if answer.startswith(b"+ "):
-            self.assertTrue(who.believes(self.challenge(answer)))
-            answer = client.ask(b"")
-        return answer
+    goes_on = b"+ "
 
     def bound(self, client: Client, seen: Client | None = None) -> ScramClient:
         """A client that binds its login to a TLS session."""
-        tls = (seen or client).tls
-        assert tls is not None
-        binding = tls.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
-        return ScramClient(ALICE, PASSWORD, flag=b"p=tls-exporter", binding=binding)
+        return ScramClient(ALICE, PASSWORD, flag=b"p=tls-exporter", binding=self.binding(seen or client))
 
 
 class AuthTests(LoginCase):

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from typing import Any
 
-from mailsvc.accounts.authenticator import Authenticator
-from mailsvc.accounts.guard import Guard
-from mailsvc.accounts.proofs import ProofChecker
-from mailsvc.accounts.realm import portal
-from mailsvc.accounts.throttle import Throttle
 from mailsvc.mail.address import parse_address
-from mailsvc.sasl.scram import Salting, make_verifier, salt_of
-from mailsvc.smtp.authentication import SaslAuthenticator
 from mailsvc.smtp.modes import SUBMISSION
 from mailsvc.smtp.ownership import OwnSenders
-from mailsvc.storage import credentials, senders
+from mailsvc.storage import senders
 from mailsvc.storage.aliases import add_alias
-from tests.memory import ALICE, BOB, MX, PASSWORD, Client, MailCase, MailHost, storage_failure
+from tests.auth_case import AuthCase, b64
+from tests.memory import ALICE, BOB, MX, PASSWORD, Client, MailHost, storage_failure
 from tests.scram_client import ScramClient
 
-CHEAPEST = 4096
 REFUSED = b"535 5.7.8 Authentication credentials invalid\r\n"
 WELCOME = b"235 2.7.0 Authentication succeeded\r\n"
 
 
-def b64(data: bytes) -> bytes:
-    return base64.b64encode(data)
-
-
-class AuthCase(MailCase):
-    """A host with the engine; alice has a verifier of her password."""
+class SubmissionCase(AuthCase):
+    """A session of submission, in which users send as themselves."""
 
     def auth_host(self, **settings: Any) -> MailHost:
-        host = self.host(**settings)
-        guard = Guard(Throttle(), host.reactor)
-        guard.start()
-        proofs = ProofChecker(host.store, guard, host.reactor, iterations=CHEAPEST)
-        engine = Authenticator(portal(host.checker), proofs=proofs)
-        host.helpers = replace(host.helpers, authenticator=SaslAuthenticator(engine), senders=OwnSenders(host.store))
-        key = host.store.now(credentials.salt_key, b"k" * 32)
-        verifier = make_verifier(PASSWORD, Salting(salt_of(key, ALICE), CHEAPEST)).to_text()
-        host.store.now(credentials.add_verifier, ALICE, PASSWORD, verifier, 1.0)
+        host = super().auth_host(**settings)
+        host.helpers = replace(host.helpers, senders=OwnSenders(host.store))
         return host
 
     def client(self, host: MailHost | None = None) -> Client:
@@ -53,26 +34,8 @@ class AuthCase(MailCase):
         self.assertEqual(client.ask(b"AUTH PLAIN " + b64(f"\0{ALICE}\0{PASSWORD}".encode())), WELCOME)
         return client
 
-    def binding(self, client: Client) -> bytes:
-        """What the client sees of the channel."""
-        assert client.tls is not None
-        return client.tls.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
 
-    def challenge(self, answer: bytes) -> bytes:
-        self.assertTrue(answer.startswith(b"334 ") and answer.endswith(b"\r\n"), answer)
-        return base64.b64decode(answer[4:-2])
-
-    def scram(self, client: Client, who: ScramClient, mechanism: bytes = b"SCRAM-SHA-256") -> bytes:
-        """The reply to the end of an exchange; a server that proves itself is checked."""
-        server_first = self.challenge(client.ask(b"AUTH " + mechanism + b" " + b64(who.first)))
-        answer = client.ask(b64(who.final(server_first)))
-        if answer.startswith(b"334 "):
-            self.assertTrue(who.believes(self.challenge(answer)))
-            answer = client.ask(b"")
-        return answer
-
-
-class AuthTests(AuthCase):
+class AuthTests(SubmissionCase):
     """The dialogue."""
 
     def test_offer(self) -> None:
@@ -238,7 +201,7 @@ class AuthTests(AuthCase):
         self.assertEqual(client.take(), WELCOME + b"250 2.1.0 Sender ok\r\n")
 
 
-class OwnershipTests(AuthCase):
+class OwnershipTests(SubmissionCase):
     """RFC 6409 section 6.1."""
 
     def send(self, client: Client, header: bytes, sender: bytes = b"alice@example.org") -> bytes:
