@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.running import ROOT, RunningService, python_environment
 
-SECONDS = 120.0
+SECONDS = 600.0
 """No attack lasts longer, whatever happens."""
 
 
@@ -140,7 +140,7 @@ async def _attack(plan: Plan) -> Counter[str]:
             # The backlog of a listening socket is 50.
             await asyncio.sleep(0.02)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(attack.stands.wait(), 30)
+        await asyncio.wait_for(attack.stands.wait(), SECONDS)
     print("ready", flush=True)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(loop.run_in_executor(None, sys.stdin.readline), SECONDS)
@@ -169,7 +169,7 @@ def attacked(service: RunningService, plan: Plan, done: dict[str, int]) -> Itera
         if process.stdout.readline() != "ready\n":
             raise AssertionError("the attack did not begin")
         yield
-        output, _ = process.communicate("end\n", timeout=60)
+        output, _ = process.communicate("end\n", timeout=180)
         done.update(json.loads(output))
     finally:
         if process.poll() is None:

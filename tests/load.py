@@ -34,7 +34,7 @@ from pathlib import Path
 from tests.peer import plain, submission_session
 from tests.running import ROOT, RunningService, User, after_trace, python_environment
 
-SECONDS = 300.0
+SECONDS = 1200.0
 """The time limit of a whole load."""
 
 _CHUNK = 1 << 16

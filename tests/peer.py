@@ -12,7 +12,7 @@ import ssl
 from types import TracebackType
 from typing import Self
 
-SECONDS = 60.0
+SECONDS = 180.0
 
 
 class Peer:

@@ -38,8 +38,8 @@ LISTENERS = ("smtp", "submission", "submissions", "pop3", "pop3s")
 PASSWORD = "wonder land: 1"
 """Of every account that is made here; with what clients like to stumble over, a space and a colon."""
 
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = 180.0
+STOP_SECONDS = 120.0
 """Limits, not expectations: a busy machine may be slow, and a test that hangs must end."""
 
 _LISTENING = re.compile(r"mailsvc#info\] (\w+) +listening on 127\.0\.0\.1:(\d+)")
@@ -177,17 +177,19 @@ class RunningService:
         """End the process at once, as a power cut would."""
         return self._end(signal.SIGKILL)
 
-    def _end(self, number: signal.Signals) -> int:
+    def _end(self, number: signal.Signals | None) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0
-        process.send_signal(number)
+        if number is not None:
+            process.send_signal(number)
         try:
             status = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise AssertionError(f"{number.name} did not end the service:\n" + self.log_tail()) from None
+            what = "the service did not end" if number is None else f"{number.name} did not end the service"
+            raise AssertionError(f"{what}:\n" + self.log_tail()) from None
         finally:
             assert self._reader is not None and process.stdout is not None
             self._reader.join(STOP_SECONDS)
@@ -195,10 +197,9 @@ class RunningService:
         return status
 
     def wait(self) -> int:
-        """Wait for a process that ends by itself; its exit status."""
-        assert self._process is not None
-        process, self._process = self._process, None
-        return process.wait(STOP_SECONDS)
+        """Wait for a process that ends by itself, and for the last line of its log; its exit status."""
+        assert self._process is not None, "the service is not running"
+        return self._end(None)
 
     def log_tail(self, lines: int = 40) -> str:
         """The end of the log."""

@@ -67,10 +67,14 @@ def count(txn: Cursor, table: str) -> int:
 
 
 def spawn(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python process of its own that can import mailsvc; its stdout is a pipe of text."""
+    """A Python process of its own that can import mailsvc; its stdin and stdout are pipes of text.
+
+    Its standard input is open until ``communicate``, whatever that of the tests is.
+    """
     package = os.path.dirname(os.path.dirname(os.path.abspath(mailsvc.__file__)))
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -374,7 +374,7 @@ class Sockets(TestCase):
     def test_interrupted(self) -> None:
         """A signal ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(30)
+            listener.settimeout(180)
             place = f"127.0.0.1:{listener.getsockname()[1]}"
             command = [sys.executable, "-m", "mailsvc", "probe", place, "--starttls", "smtp", "--from", "a.example"]
             with subprocess.Popen(
@@ -382,7 +382,7 @@ class Sockets(TestCase):
             ) as process:
                 connection, _ = listener.accept()
                 process.send_signal(signal.SIGTERM)
-                out, err = process.communicate(timeout=30)
+                out, err = process.communicate(timeout=180)
                 connection.close()
         self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from mailsvc.directory.program import QUOTED, RETRY, Ended, environment, quoted, sanitised, together, verdict
@@ -107,7 +108,7 @@ class Running(TestCase):
         return path
 
     def run_program(
-        self, *argv: str, message: bytes = MESSAGE, seconds: float = 30.0, prefix: bytes = b"", **limits: Any
+        self, *argv: str, message: bytes = MESSAGE, seconds: float = 100.0, prefix: bytes = b"", **limits: Any
     ) -> Deferred[Ended]:
         programs = Programs(reactor, seconds=seconds, **limits)
         told = {"SENDER": "x@example.net", "PATH": "/usr/bin:/bin"}
@@ -133,8 +134,9 @@ class Running(TestCase):
     @inlineCallbacks
     def test_exit_status_and_both_outputs(self) -> Generator[Deferred[Any], Any, None]:
         """Exit status, standard output and standard error are all kept."""
-        ended = yield self.run_program(self.script("echo one; sleep 0.1; echo two >&2; exit 67"))
-        self.assertEqual(ended, Ended(67, b"one\ntwo\n"))
+        ended = yield self.run_program(self.script("echo one; echo two >&2; exit 67"))
+        # Two pipes: which is read first is nobody's promise.
+        self.assertEqual((ended.status, sorted(ended.output.splitlines())), (67, [b"one", b"two"]))
 
     @inlineCallbacks
     def test_does_not_read(self) -> Generator[Deferred[Any], Any, None]:
@@ -150,17 +152,22 @@ class Running(TestCase):
 
         Rule: Pipe: time and output limits
         """
-        mark = os.path.abspath(self.mktemp())
-        body = f"(sleep 30; touch {mark}) & echo $!; wait"
-        ended = yield self.run_program(self.script(body), seconds=0.5)
-        self.assertEqual(ended.status, None)
-        self.assertEqual(ended.why, "took longer than 0.5 seconds")
-        self.assertTrue(_is_gone(int(ended.output)))
+        script = self.script("sleep 3600 & echo $!; wait")
+        # On a busy machine it may take long until there is something that it has started.
+        for seconds in (0.5, 2.0, 8.0, 32.0):
+            ended = yield self.run_program(script, seconds=seconds)
+            self.assertEqual(ended.status, None)
+            self.assertEqual(ended.why, f"took longer than {seconds:g} seconds")
+            if ended.output:
+                break
+        # SIGKILL was sent to both at once; the second may be a moment behind, and would go on for an hour.
+        while not _is_gone(int(ended.output)):
+            yield deferLater(reactor, 0.01)
 
     @inlineCallbacks
     def test_leaves_something_behind(self) -> Generator[Deferred[Any], Any, None]:
         """A program has ended when it exits, also when something in the background keeps its output open."""
-        ended = yield self.run_program(self.script("sleep 20 & echo $!; exit 75"))
+        ended = yield self.run_program(self.script("sleep 3600 & echo $!; exit 75"))
         self.assertEqual(ended.status, 75)
         os.kill(int(ended.output), 9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ class FetchTests(TestCase):
 
     async def refused(self, says: bytes, words: str, shown: Made | None = None, *, closes: bool = True) -> None:
         connect = self.serve(says, shown, closes=closes)
-        fetching = Deferred.fromCoroutine(fetch_policy("example.org", self.tls, reactor, connect=connect, seconds=5))
+        fetching = Deferred.fromCoroutine(fetch_policy("example.org", self.tls, reactor, connect=connect))
         failure = await self.assertFailure(fetching, FetchFailed)
         self.assertIn(words, str(failure))
         self.assertIn(f"https://{NAME}/.well-known/mta-sts.txt", str(failure))
@@ -153,9 +154,10 @@ class FetchTests(TestCase):
 
     async def test_nobody_there(self) -> None:
         """A web server that is not there."""
-        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
-        number = port.getHost().port
-        await port.stopListening()
+        held = socket.socket()
+        self.addCleanup(held.close)
+        held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        number = held.getsockname()[1]
         connect = lambda host, _: TCP4ClientEndpoint(reactor, "127.0.0.1", number)  # noqa: E731
         fetching: Any = Deferred.fromCoroutine(fetch_policy("example.org", self.tls, reactor, connect=connect))
         self.assertIn("nobody answers", str(await self.assertFailure(fetching, FetchFailed)))

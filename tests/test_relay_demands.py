@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -69,6 +69,7 @@ class Requirements(SynchronousTestCase):
         found = requirement(HOST, DaneFacts(obstacle="SERVFAIL"), ENFORCE, NOTHING)
         self.assertEqual((found.obstacle, found.level), ("SERVFAIL", Level.NAME))
 
+    @settings(deadline=None)
     @given(st.sampled_from(Level), st.booleans(), st.booleans())
     def test_the_strictest_counts(self, remembered: Level, dane: bool, sts: bool) -> None:
         """No source takes away what another demands."""

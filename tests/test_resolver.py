@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import dns.rdatatype
 import dns.resolver
 import dns.rrset
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from mailsvc import resolver as module
-from mailsvc.resolver import Answer, MailHost, SystemResolver, Unanswered
+from mailsvc.resolver import Answer, MailHost, Questions, SystemResolver, Unanswered, questions_of
 from mailsvc.tls.dane import TLSARecord
 
 reactor: Any = installed
@@ -122,15 +125,106 @@ class ResolverTests(TestCase):
 
     async def test_failures(self) -> None:
         """A name server that fails or is silent gives no answer, which is not the answer "none"."""
-        self.patch(module, "SECONDS", 0.2)
-        for name, words in (
-            ("broken.example.org", "SERVFAIL"),
-            ("silent.example.org", "in time"),
-            ("a..b", "could not"),
+        for name, words, seconds in (
+            ("broken.example.org", "SERVFAIL", 60.0),
+            ("silent.example.org", "in time", 0.2),
+            ("a..b", "could not", 60.0),
         ):
+            self.patch(module, "SECONDS", seconds)
             resolver = self.resolver()
             failure = await self.assertFailure(Deferred.fromCoroutine(resolver.texts(name)), Unanswered)
             self.assertIn(words, str(failure))
+
+
+class Lines(TestCase):
+    """Questions wait for each other, and for nobody else."""
+
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.reactor = _Threads()
+        self.addCleanup(self.reactor.stop)
+        self.questions = Questions(self.reactor, threads=1, line=2, turn=15.0, clock=lambda: self.now)
+
+    async def test_slow_resolvers(self) -> None:
+        """A thread that is held by a dead resolver: so many wait, the next is told at once, and who has waited too long
+        when it is his turn is not looked up any more.
+
+        Rule: DNS: a dead resolver holds up nobody but those who ask it
+        """
+        held, began = threading.Event(), threading.Event()
+        self.addCleanup(held.set)
+
+        def slow() -> str:
+            began.set()
+            held.wait()
+            return "slow"
+
+        first = self.questions.ask("first.example", slow)
+        await deferToThread(began.wait)
+        late = self.questions.ask("late.example", lambda: "late")
+        self.now = 10.0
+        last = self.questions.ask("last.example", lambda: "last")
+        failure = self.failureResultOf(self.questions.ask("more.example", lambda: "more"), Unanswered)
+        self.assertIn("more.example could not be looked up: too many other questions", str(failure.value))
+        self.assertEqual(await deferToThread(lambda: "others"), "others")
+        self.now = 16.0
+        held.set()
+        self.assertEqual(await first, "slow")
+        told = await self.assertFailure(late, Unanswered)
+        self.assertIn("the resolvers are too slow", str(told))
+        self.assertEqual(await last, "last")
+        self.assertEqual(await self.questions.ask("more.example", lambda: "more"), "more")
+
+    async def test_cancelled(self) -> None:
+        """Who does not wait any more is free at once, and keeps his place in the count until the thread is."""
+        held, began = threading.Event(), threading.Event()
+        self.addCleanup(held.set)
+
+        def slow() -> None:
+            began.set()
+            held.wait()
+
+        first = self.questions.ask("first.example", slow)
+        await deferToThread(began.wait)
+        asked: list[str] = []
+        second = self.questions.ask("second.example", lambda: asked.append("second"))
+        for each in (first, second):
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        third = self.questions.ask("third.example", lambda: "third")
+        self.failureResultOf(self.questions.ask("fourth.example", lambda: "fourth"), Unanswered)
+        held.set()
+        self.assertEqual(await third, "third")
+        self.assertEqual(asked, [])
+
+    async def test_the_end(self) -> None:
+        """When the reactor stops, what waits is passed over and nothing more is taken."""
+        self.assertEqual(await self.questions.ask("first.example", lambda: "first"), "first")
+        self.reactor.stop()
+        self.failureResultOf(self.questions.ask("second.example", lambda: "second"), Unanswered)
+
+    def test_one_for_all(self) -> None:
+        """A process that makes a resolver for each message has threads for one."""
+        self.assertIs(questions_of(reactor), questions_of(reactor))
+
+
+class _Threads:
+    """What `Questions` wants of a reactor, with a shutdown of its own."""
+
+    def __init__(self) -> None:
+        self._ending: list[tuple[str, Callable[[], None]]] = []
+
+    def callFromThread(self, work: Callable[..., None], *args: Any) -> None:
+        reactor.callFromThread(work, *args)
+
+    def addSystemEventTrigger(self, phase: str, event: str, work: Callable[[], None]) -> None:
+        assert event == "shutdown"
+        self._ending.append((phase, work))
+
+    def stop(self) -> None:
+        ending, self._ending = self._ending, []
+        for _, work in sorted(ending, key=lambda each: ["before", "during"].index(each[0])):
+            work()
 
 
 class Belief(TestCase):

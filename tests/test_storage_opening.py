@@ -158,7 +158,7 @@ class Problems(OfflineCase):
             "print(*problems_of(sys.argv[1]), sep='\\n')",
             path,
         )
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=180)
         return output.splitlines()
 
 
@@ -198,6 +198,15 @@ class Upgrades(OfflineCase):
 
     def test_new_database_needs_no_copy(self) -> None:
         """A new database gets all upgrades, and there is nothing to copy before any of them."""
+        self.successResultOf(self.opened().close())
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.path))), ["mail.sqlite3", "mail.sqlite3.lock"])
+
+    def test_new_database_is_whole_or_none(self) -> None:
+        """Where a new database cannot have all upgrades it gets none, so that nobody meets half a one."""
+        refused = self.assertRaises(StartRefused, self.opened, BROKEN)
+        self.assertIn(f"to schema {NEXT} failed", str(refused))
+        with closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(many(connection.execute("SELECT name FROM sqlite_master")), [])
         self.successResultOf(self.opened().close())
         self.assertEqual(sorted(os.listdir(os.path.dirname(self.path))), ["mail.sqlite3", "mail.sqlite3.lock"])
 
@@ -332,7 +341,7 @@ class Processes(OfflineCase):
             self.assertEqual(os.stat(self.path + ".lock").st_mode & 0o777, 0o600)
         finally:
             first.kill()
-            first.communicate(timeout=30)
+            first.communicate(timeout=180)
         database = Database(self.path, reactor)
         database.open()
         self.successResultOf(database.close())

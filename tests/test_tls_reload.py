@@ -422,7 +422,7 @@ class FolderWatchTests(TestCase):
             (self.folder / HOSTNAME / "privkey.pem").write_text("x")
             await told
 
-        return Deferred.fromCoroutine(changes()).addTimeout(30, self.reactor)
+        return Deferred.fromCoroutine(changes()).addTimeout(100, self.reactor)
 
     def test_without_inotify(self) -> None:
         """A reactor that cannot watch descriptors: silence, no error."""

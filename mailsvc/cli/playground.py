@@ -26,8 +26,8 @@ from time import monotonic
 import mailsvc
 from mailsvc.errors import MailsvcError
 
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 _TWISTD = "from twisted.scripts.twistd import run; run()"
 _LISTENING = re.compile(r"\[mailsvc#info\] (\w+) +listening on [^ ]*:(\d+)$")
 _READY = re.compile(r"\[mailsvc#info\] mail is kept in ")

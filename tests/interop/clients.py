@@ -26,7 +26,7 @@ def swaks(case: InteropCase, mail: bytes, listener: str, *options: str) -> Done:
         [
             program("swaks"),
             *("--server", f"localhost:{case.port(listener)}", tls, "--tls-verify", "--tls-ca-path", case.service.ca),
-            *("--helo", "client.example.org", "--from", case.user.address, "--data", f"@{data}", "--timeout", "30"),
+            *("--helo", "client.example.org", "--from", case.user.address, "--data", f"@{data}", "--timeout", "120"),
             *(options if "--to" in options else ("--to", case.user.address, *options)),
         ],
         home=case.home,
@@ -73,7 +73,7 @@ password "{case.user.password}"
 """,
     )
     return run(
-        [program("msmtp"), "-C", str(rc), "--timeout=30", case.user.address],
+        [program("msmtp"), "-C", str(rc), "--timeout=120", case.user.address],
         home=case.home,
         stdin=mail.replace(b"\r\n", b"\n"),
     )
@@ -84,8 +84,8 @@ def smtplib_session(case: InteropCase, listener: str) -> smtplib.SMTP:
     context = ssl.create_default_context(cafile=case.service.ca)
     port = case.port(listener)
     if listener == "submissions":
-        return smtplib.SMTP_SSL("localhost", port, "client.example.org", timeout=30, context=context)
-    session = smtplib.SMTP("localhost", port, "client.example.org", timeout=30)
+        return smtplib.SMTP_SSL("localhost", port, "client.example.org", timeout=120, context=context)
+    session = smtplib.SMTP("localhost", port, "client.example.org", timeout=120)
     session.starttls(context=context)
     return session
 
@@ -95,9 +95,9 @@ def poplib_session(case: InteropCase, listener: str, *, utf8: bool = False) -> p
     context = ssl.create_default_context(cafile=case.service.ca)
     session: poplib.POP3
     if listener == "pop3s":
-        session = poplib.POP3_SSL("localhost", case.port(listener), context=context, timeout=30)
+        session = poplib.POP3_SSL("localhost", case.port(listener), context=context, timeout=120)
     else:
-        session = poplib.POP3("localhost", case.port(listener), timeout=30)
+        session = poplib.POP3("localhost", case.port(listener), timeout=120)
         session.stls(context)
     if utf8:
         session.utf8()
@@ -136,7 +136,7 @@ uidls_file {case.home}/mpop.uidls
 delivery maildir {case.home}/mpop
 """,
     )
-    return run([program("mpop"), "-C", str(rc), "--timeout=30"], home=case.home)
+    return run([program("mpop"), "-C", str(rc), "--timeout=120"], home=case.home)
 
 
 def fetchmail(case: InteropCase, listener: str, *, keep: bool = True, ca: str | None = None, options: str = "") -> Done:
@@ -153,7 +153,7 @@ set no syslog
 set invisible
 set idfile "{case.home}/fetchmail.ids"
 set pidfile "{case.home}/fetchmail.pid"
-poll localhost service {case.port(listener)} protocol POP3 uidl auth password timeout 30
+poll localhost service {case.port(listener)} protocol POP3 uidl auth password timeout 120
   user "{case.user.address}" there password "{case.user.password}" is "{login_name()}" here
   {"keep" if keep else "nokeep"} no rewrite pass8bits no mimedecode {options}
   {"ssl" if listener == "pop3s" else ""} sslproto "TLS1.2+" sslcertck sslcertfile "{ca or case.service.ca}"
@@ -175,7 +175,7 @@ port = {case.port("pop3s")}
 username = {case.user.address}
 password = {case.user.password}
 ca_certs = {ca or case.service.ca}
-timeout = 30
+timeout = 120
 
 [destination]
 type = MDA_external

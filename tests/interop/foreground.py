@@ -82,4 +82,4 @@ def end_groups(process: subprocess.Popen[str] | subprocess.Popen[bytes], *groups
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS / 4)
+            process.wait(SECONDS / 12)

@@ -27,7 +27,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from mailsvc.certkit.build import new_authority
 from tests.running import RunningService, User, new_user, shared_service
 
-SECONDS = 60.0
+SECONDS = 180.0
 """The time limit of a program: far more than it needs, on a machine that does much else."""
 
 _PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", "/bin"))

@@ -25,7 +25,7 @@ from tests.interop.programs import Done, program, run
 from tests.running import PASSWORD, RunningService, python_environment
 
 ALICE = "alice@example.org"
-LIMIT = 30.0
+LIMIT = 180.0
 MESSAGE = b"From: alice@example.org\nSubject: by certificate\n\nhello\n"
 
 
@@ -111,7 +111,7 @@ class ClientCertificates(SynchronousTestCase):
             f"tls_cert_file {cert}\ntls_key_file {key}\nauth {auth}\n"
             f"user {ALICE}\nfrom {sender}\ndomain client.example\n"
         )
-        return run([program("msmtp"), "-C", str(rc), "--timeout=30", ALICE], home=self.home, stdin=MESSAGE)
+        return run([program("msmtp"), "-C", str(rc), "--timeout=120", ALICE], home=self.home, stdin=MESSAGE)
 
     def fetched(self, *arguments: str) -> Done:
         """What curl gets of the newest message by POP3."""

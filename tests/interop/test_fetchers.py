@@ -297,7 +297,7 @@ class Poplib(Fetcher):
         session.sock.close()
         session.file.close()
         # The service sees the end of the connection a moment later; until then the maildrop is in use.
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 180
         while True:
             try:
                 self.left(COUNT)

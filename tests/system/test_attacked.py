@@ -67,7 +67,7 @@ class Descriptors(SynchronousTestCase):
     @staticmethod
     def _greeting(port: int, held: ExitStack) -> bytes:
         """What a new connection, left open, is greeted with; nothing when it is closed at once."""
-        connection = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        connection = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=180))
         try:
             return connection.recv(100)
         except ConnectionResetError:

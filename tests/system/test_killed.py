@@ -40,7 +40,9 @@ SIZES = (300, 300, 4_000, 4_000, 40_000, 300_000, 1_500_000)
 USER = "someone@example.org"
 """Who sends it all, and to whom."""
 LONGEST_LIFE = 0.4
-"""Seconds from the first login to the latest kill."""
+"""Seconds to the latest kill, from when enough was going on."""
+LIMIT = 180.0
+"""Seconds until enough is going on, at most; a passing test does not take them."""
 LONGEST_START = 0.6
 """Seconds from the start of the process to the latest kill of one that is only starting."""
 
@@ -78,6 +80,8 @@ class Lane:
         [self.user] = self.service.add_users(USER)
         self.ledger = Ledger()
         self.random = random.Random()
+        self.wanted = 0
+        self.busy = threading.Event()
 
     def run(self, kills: int) -> Ledger:
         """Kill the service so many times, and look after each start; AssertionError when a promise was broken."""
@@ -86,7 +90,7 @@ class Lane:
                 if number % 5 == 4:
                     self.kill_while_starting()
                 else:
-                    self.load_until_killed()
+                    self.load_until_killed(1 + number % 3)
                 self.service.start()
                 self.look(delete=number % 4 == 0)
             assert self.service.alarms() == [], self.service.alarms()
@@ -105,25 +109,29 @@ class Lane:
 
     # -- load -----------------------------------------------------------------------------------------------------
 
-    def load_until_killed(self) -> None:
-        """Have clients send, fetch and delete, and kill the service at a random moment after the first login."""
-        busy = threading.Event()
+    def load_until_killed(self, messages: int) -> None:
+        """Have clients send, fetch and delete, and kill the service at a random moment after so many were accepted.
+
+        They are counted, because what a slow machine does in some tenths of a second may be nothing.
+        """
+        self.wanted = self.ledger.accepted.total() + messages
+        self.busy.clear()
         with ThreadPoolExecutor(SENDERS + 1) as threads:
-            clients = [threads.submit(self.send, number % 2 == 0, busy) for number in range(SENDERS)]
+            clients = [threads.submit(self.send, number % 2 == 0) for number in range(SENDERS)]
             clients.append(threads.submit(self.fetch_and_delete))
-            busy.wait(30)
+            enough = self.busy.wait(LIMIT)
             self.let_live(LONGEST_LIFE)
             self.service.kill()
             for client in clients:
                 client.result()
+        assert enough, "the service took no mail"
 
-    def send(self, tls: bool, busy: threading.Event) -> None:
+    def send(self, tls: bool) -> None:
         """One session, message after message, until the connection is lost."""
         ledger, address = self.ledger, self.user.address
         port = self.service.ports["submissions" if tls else "submission"]
         try:
             with submission_session(port, self.service.ca, address, self.user.password, tls=tls) as peer:
-                busy.set()
                 while True:
                     name = ledger.next_name()
                     if not self.send_one(peer, name):
@@ -154,6 +162,8 @@ class Lane:
         assert said.startswith(b"250 "), said
         with ledger.lock:
             ledger.accepted[name] += 1
+            if ledger.accepted.total() >= self.wanted:
+                self.busy.set()
         return True
 
     def fetch_and_delete(self) -> None:

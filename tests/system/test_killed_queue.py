@@ -24,6 +24,8 @@ KILLS = 25
 MESSAGES = 4000
 LONGEST_LIFE = 0.5
 """Seconds from the queue's start to its kill, at most."""
+LIMIT = 600.0
+"""Seconds until the last one has sent what is left, at most; some are enough."""
 
 
 class KilledQueue(SynchronousTestCase):
@@ -51,7 +53,7 @@ class KilledQueue(SynchronousTestCase):
                 if seconds is not None:
                     threading.Event().wait(seconds)
                 else:
-                    deadline = time.monotonic() + 60.0
+                    deadline = time.monotonic() + LIMIT
                     while self.count("SELECT COUNT(*) FROM outbound") and time.monotonic() < deadline:
                         threading.Event().wait(0.1)
             finally:
@@ -67,10 +69,13 @@ class KilledQueue(SynchronousTestCase):
 
         Rule: A queue that is killed loses nothing, and repeats only what nobody could know
         """
+        in_the_middle = 0
         for generation in range(KILLS):
             self.live(generation, random.uniform(0.0, LONGEST_LIFE))
-        left = self.count("SELECT COUNT(*) FROM outbound")
-        self.assertGreater(left, 0, "the kills came too late to prove anything")
+            if not self.count("SELECT COUNT(*) FROM outbound"):
+                break  # a quick machine: there is nothing more to be killed at
+            in_the_middle += 1
+        self.assertGreater(in_the_middle, 0, "the kills came too late to prove anything")
         self.live(KILLS, None)
         arrived = defaultdict[str, list[int]](list)
         for line in self.journal.read_text().splitlines():

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.running import LISTENERS, ROOT, RunningService, python_environment, shared_service
 
-SECONDS = 60.0
+SECONDS = 180.0
 
 
 def probe(service: RunningService, *arguments: str) -> tuple[int, Any]:

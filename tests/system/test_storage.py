@@ -47,7 +47,7 @@ class Killed(OfflineCase):
             lines = [process.stdout.readline() for _ in range(150)]
             process.send_signal(signal.SIGKILL)
             rest = process.stdout.read()
-            process.communicate(timeout=30)
+            process.communicate(timeout=180)
             # The last line may be torn.
             acknowledged = {line.strip() for line in (*lines, *rest.splitlines(keepends=True)) if line.endswith("\n")}
             self.assertNotIn("Traceback", str(acknowledged))
