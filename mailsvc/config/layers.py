@@ -22,7 +22,8 @@ from typing import Any
 
 from mailsvc.config.endpoint import endpoint_parts
 from mailsvc.config.kinds import DatabaseName, Folder, Mistake, OptionalFile, OptionalPath, hostname_mistake
-from mailsvc.config.settings import ENVIRONMENT, GROUPS, SECTIONS, SETTINGS, Configuration, Surroundings
+from mailsvc.config.settings import Configuration, Surroundings
+from mailsvc.config.table import ENVIRONMENT, GROUPS, SECTIONS, SETTINGS
 from mailsvc.errors import ConfigurationRefused
 
 

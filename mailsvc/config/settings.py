@@ -1,17 +1,14 @@
 """Every setting there is: one field of a dataclass each, the single source for its default, check and help.
 
-`Configuration` is what the rest of the service reads: frozen, whole, checked. `SETTINGS` is the same as a
-table, by name, from which the checks, `mailsvc config describe` and the sample file are made. How several
-sources become one configuration is `layers.py`; what a single value may be is `kinds.py`.
-
-The hardest idea: the table is derived from the dataclasses (a field's metadata holds kind and help), so
-that a setting can't exist in one of them and be missing in the other.
+`Configuration` is what the rest of the service reads: frozen, whole, checked. The same as a table, by name, is
+`table.py`, which derives it from here (a field's metadata holds kind and help). How several sources become one
+configuration is `layers.py`; what a single value may be is `kinds.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -530,61 +527,3 @@ class Surroundings:
 
     fqdn: Callable[[], str]
     privileged: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One line of the table: `name` is dotted as in TOML, `option`: there is a `--leaf` for it."""
-
-    name: str
-    kind: Kind
-    default: object
-    help: str
-    option: bool = False
-    root: object = None
-    advised: tuple[float, str] | None = None
-
-    @property
-    def section(self) -> str:
-        return self.name.rpartition(".")[0]
-
-    @property
-    def leaf(self) -> str:
-        return self.name.rpartition(".")[2]
-
-
-GROUPS: Mapping[str, type[ClientCertificates]] = {"client_certificates": ClientCertificates}
-"""Sections that hold sections."""
-
-SECTIONS: Mapping[str, type[Any]] = {
-    "listen": Listen,
-    "smtp": Smtp,
-    "pop3": Pop3,
-    "timeouts": Timeouts,
-    "accounts": Accounts,
-    "limits": Limits,
-    "gate": Gate,
-    "downgrade": Downgrade,
-    "events": Events,
-    "log": Log,
-    "delivery": Delivery,
-    "certificates": Certificates,
-    **{f"client_certificates.{listener.name}": ListenerClients for listener in fields(ClientCertificates)},
-    "relay": Relaying,
-    "queue": Queueing,
-    "backup": BackupMX,
-    "sendmail": Sendmail,
-}
-
-
-def _table() -> Iterator[Setting]:
-    for top in fields(Configuration):
-        if top.name not in SECTIONS and top.name not in GROUPS:
-            yield Setting(top.name, default=top.default, **top.metadata)
-    for section, kind in SECTIONS.items():
-        for inner in fields(kind):
-            yield Setting(f"{section}.{inner.name}", default=inner.default, **inner.metadata)
-
-
-SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _table()}
-ENVIRONMENT: Mapping[str, str] = {"MAILSVC_DATABASE": "database"}
