@@ -164,7 +164,7 @@ class ToTheSenderTests(BounceCase):
         self.assertIn(f"<{CAROL}>\r\n        to whom a message for <{TEAM}> goes on", text)
         # The copy in alice's maildrop stays, the report is gone when it has been taken.
         self.assertEqual(host.count("message"), 2)
-        host.store.now(outbound.delivered, claimed.rows[0].id)
+        host.store.now(outbound.delivered, [claimed.rows[0].id])
         host.store.now(outbound.forget_messages, [claimed.rows[0].message.id])
         self.assertEqual(host.count("message"), 1)
 

@@ -62,8 +62,8 @@ class Leases(Case):
         self.assertFalse(self.store.now(outbound.failed, "me", first.id))
         self.assertFalse(self.store.now(outbound.retry, "me", again(first, 900.0), 301.0))
         self.assertEqual(self.store.now(outbound.still_owned, "me", [first.id, second.id]), set())
-        self.assertTrue(self.store.now(outbound.delivered, first.id))
-        self.assertFalse(self.store.now(outbound.delivered, first.id))
+        self.assertTrue(self.store.now(outbound.delivered, [first.id]))
+        self.assertFalse(self.store.now(outbound.delivered, [first.id]))
         self.assertTrue(self.store.now(outbound.failed, "other", second.id))
         self.assertEqual(self.count("outbound"), 0)
 
@@ -192,11 +192,11 @@ class Leases(Case):
         self.store.now(accounts.add_account, parse_address("x@example.org"), "hash", 0.0)
         message_id = self.send("b@example.net", "c@example.net")
         first, second = self.claim()
-        self.store.now(outbound.delivered, first.id)
+        self.store.now(outbound.delivered, [first.id])
         self.store.now(outbound.forget_messages, [message_id])
         self.assertEqual(self.count("message"), 1)
         self.store.now(mailboxes.add_item, 1, message_id, 10, b"", 0.0)
-        self.store.now(outbound.delivered, second.id)
+        self.store.now(outbound.delivered, [second.id])
         self.store.now(outbound.forget_messages, [message_id])
         self.assertEqual(self.count("message"), 1)
         self.store.now(mailboxes.delete_items, 1, [1])
@@ -315,7 +315,7 @@ class Admin(Case):
         first, second, _ = self.claim(now=60.0)
         self.store.now(outbound_admin.hold, self.rows(), 60.0)
         self.assertFalse(self.store.now(outbound.failed, "me", first.id))
-        self.assertTrue(self.store.now(outbound.delivered, second.id))
+        self.assertTrue(self.store.now(outbound.delivered, [second.id]))
         self.assertEqual(len(self.found(held=True)), 2)
 
     def test_the_doubt_stays(self) -> None:

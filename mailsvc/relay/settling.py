@@ -128,18 +128,20 @@ def settle(
             bounces.report(txn, message, told, now)
             reported = True
     gone: list[int] = []
+    arrived: list[int] = []
     entries: list[events.Entry] = []
     for result in counting:
         row = result.row
         if result.retry is not None:
             outbound.retry(txn, owner, result.retry, now)
         elif result.outcome.kind is Kind.DELIVERED:
-            outbound.delivered(txn, row.id)
+            arrived.append(row.id)
             gone.append(row.message.id)
         else:
             outbound.failed(txn, owner, row.id)
             gone.append(row.message.id)
         entries.append(events.Entry(now, result.event(now), trace_id=row.message.trace_id, message_id=row.message.id))
+    outbound.delivered(txn, arrived)
     outbound.forget_messages(txn, gone)
     events.record(txn, entries)
     reachable = {

@@ -179,14 +179,15 @@ def accounts(txn: Cursor, domain: str | None = None) -> list[AccountListing]:
     return [AccountListing(address, created, messages, int(octets)) for address, created, messages, octets in rows]
 
 
-DELETE_ORPHAN = (
-    "DELETE FROM message WHERE id = ?"
-    " AND NOT EXISTS (SELECT 1 FROM mailbox_item WHERE mailbox_item.message_id = message.id)"
+IS_ORPHAN = (
+    "NOT EXISTS (SELECT 1 FROM mailbox_item WHERE mailbox_item.message_id = message.id)"
     " AND NOT EXISTS (SELECT 1 FROM deleted_item WHERE deleted_item.message_id = message.id)"
     " AND NOT EXISTS (SELECT 1 FROM outbound WHERE outbound.message_id = message.id)"
 )
-"""Removes a message (its content follows by ON DELETE CASCADE) unless some maildrop still holds it, or held it and may
-have it back, or it is still to go out."""
+"""That no maildrop holds a message, or held it and may have it back, and that it is not still to go out."""
+
+DELETE_ORPHAN = f"DELETE FROM message WHERE id = ? AND {IS_ORPHAN}"
+"""Removes a message that is one; its content follows by ON DELETE CASCADE."""
 
 
 def _account_id(txn: Cursor, key: str) -> int:

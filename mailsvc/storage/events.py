@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from mailsvc.mail.channel import (
     NO_CERTIFICATE,
@@ -72,30 +73,41 @@ _MARKS = f"(?, ?, ?, ?, ?, ?, ?{', ?' * len(TLS_COLUMNS)})"
 _AT_ONCE = 10
 """Rows of one statement: each statement costs as much again as its row, and gives the interpreter away meanwhile."""
 _INSERT, _INSERT_AT_ONCE = _INTO + _MARKS, _INTO + ", ".join([_MARKS] * _AT_ONCE)
+_INSERT_KEY = "INSERT INTO event_key (key, event_id) VALUES (?, ?)"
+_INSERT_KEYS_AT_ONCE = _INSERT_KEY + ", (?, ?)" * (_AT_ONCE - 1)
 
 
 def record(txn: Cursor, entries: Iterable[Entry]) -> None:
     """Write events, in this order."""
-    waiting: list[tuple[object, ...]] = []
-    for entry in entries:
-        keys = entry.event.found_by()
-        if not keys:
-            # Nobody refers to its number, so it can be written together with others: most are of this kind.
-            waiting.append(_values(entry))
-            continue
-        _insert(txn, waiting)
-        waiting.clear()
-        (number,) = one(txn.execute(_INSERT + " RETURNING id", _values(entry)))
-        txn.executemany("INSERT INTO event_key (key, event_id) VALUES (?, ?)", [(key, number) for key in keys])
-    _insert(txn, waiting)
+    every = [(_values(entry), entry.event.found_by()) for entry in entries]
+    keys: list[tuple[str, int]] = []
+    # What has keys must tell its number; it is written with others of its kind that stand beside it.
+    for has_keys, alike in groupby(every, key=lambda each: bool(each[1])):
+        some = list(alike)
+        numbers = _insert(txn, [values for values, _ in some], numbered=has_keys)
+        keys += [(key, number) for (_, words), number in zip(some, numbers, strict=has_keys) for key in words]
+    whole = len(keys) - len(keys) % _AT_ONCE
+    for first in range(0, whole, _AT_ONCE):
+        txn.execute(_INSERT_KEYS_AT_ONCE, [value for row in keys[first : first + _AT_ONCE] for value in row])
+    if whole < len(keys):
+        txn.executemany(_INSERT_KEY, keys[whole:])
 
 
-def _insert(txn: Cursor, rows: Sequence[tuple[object, ...]]) -> None:
+def _insert(txn: Cursor, rows: Sequence[tuple[object, ...]], *, numbered: bool) -> list[int]:
+    """Write rows; when they are to be ``numbered``, the number of each."""
+    numbers: list[int] = []
+    returning = " RETURNING id" if numbered else ""
     whole = len(rows) - len(rows) % _AT_ONCE
     for first in range(0, whole, _AT_ONCE):
-        txn.execute(_INSERT_AT_ONCE, [value for row in rows[first : first + _AT_ONCE] for value in row])
-    if whole < len(rows):
-        txn.executemany(_INSERT, rows[whole:])
+        txn.execute(_INSERT_AT_ONCE + returning, [value for row in rows[first : first + _AT_ONCE] for value in row])
+        if numbered:
+            # Numbers rise from row to row; the order in which they are told is not promised.
+            numbers += sorted(number for (number,) in many(txn))
+    for row in rows[whole:]:
+        txn.execute(_INSERT + returning, row)
+        if numbered:
+            numbers += one(txn)
+    return numbers
 
 
 def _values(entry: Entry) -> tuple[object, ...]:

@@ -26,8 +26,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from mailsvc.errors import TemporaryFailure
-from mailsvc.storage.accounts import DELETE_ORPHAN
-from mailsvc.storage.rows import Cursor, Row, many, maybe, one
+from mailsvc.storage.accounts import IS_ORPHAN
+from mailsvc.storage.rows import Cursor, Row, in_slices, many, maybe, one
 
 CONTENT_LIMIT = 64 * 1024
 """Octets of a message that a claim brings along; a larger one is read in parts by whoever sends it."""
@@ -219,16 +219,13 @@ def claim(
             break
         limit = min(of_each, rows - len(taken))
         found = many(txn.execute(_DUE, (name, now, limit)))
-        for row in found:
-            message = messages.get(row[0])
-            if message is None:
-                content, message = _with_content(txn, _message(row), content)
-                messages[message.id] = message
-            taken.append(_row(row, message))
-        txn.executemany(
-            "UPDATE outbound SET owner = ?, due = ? WHERE id = ?",
-            [(owner, now + seconds, row[_MESSAGE_COLUMNS]) for row in found],
-        )
+        new = [_message(row) for row in {row[0]: row for row in found}.values() if row[0] not in messages]
+        content -= _with_contents(txn, new, content, messages)
+        taken += [_row(row, messages[row[0]]) for row in found]
+        for marks, row_ids in in_slices(row[_MESSAGE_COLUMNS] for row in found):
+            txn.execute(
+                f"UPDATE outbound SET owner = ?, due = ? WHERE id IN ({marks})", (owner, now + seconds, *row_ids)
+            )
         left = _recount(txn, name)
         more = more or (left is not None and left <= now)
     if len(names) >= _NAMES_AT_ONCE:
@@ -238,10 +235,13 @@ def claim(
     return Claimed(tuple(taken), more, None if following is None else following[0])
 
 
-def delivered(txn: Cursor, row_id: int) -> bool:
-    """The message has reached this recipient: whoever owns the row now, it goes.  Whether it was still there."""
-    txn.execute("DELETE FROM outbound WHERE id = ?", (row_id,))
-    return txn.rowcount > 0
+def delivered(txn: Cursor, row_ids: Iterable[int]) -> int:
+    """Messages have reached these recipients: whoever owns the rows now, they go.  How many were still there."""
+    count = 0
+    for marks, some in in_slices(row_ids):
+        txn.execute(f"DELETE FROM outbound WHERE id IN ({marks})", some)
+        count += txn.rowcount
+    return count
 
 
 def failed(txn: Cursor, owner: str, row_id: int) -> bool:
@@ -281,15 +281,24 @@ def give_back(txn: Cursor, owner: str, rows: Iterable[OutboundRow]) -> int:
 
 def move(txn: Cursor, owner: str, rows: Iterable[tuple[OutboundRow, str]]) -> int:
     """Give rows back under another destination, which the routes say.  How many ``owner`` still owned."""
-    count = 0
+    alike: dict[tuple[str | None, float | None, str], list[int]] = {}
     for row, destination in rows:
-        txn.execute(
-            "UPDATE outbound SET owner = ?, due = ?, destination = ? WHERE id = ? AND owner = ?",
-            (row.owner, row.due, destination, row.id, owner),
-        )
-        if txn.rowcount and row.due is not None:
-            count += 1
-            note_due(txn, destination, row.due)
+        alike.setdefault((row.owner, row.due, destination), []).append(row.id)
+    count = 0
+    earliest: dict[str, float] = {}
+    for (before, due, destination), row_ids in alike.items():
+        moved = 0
+        for marks, some in in_slices(row_ids):
+            txn.execute(
+                f"UPDATE outbound SET owner = ?, due = ?, destination = ? WHERE owner = ? AND id IN ({marks})",
+                (before, due, destination, owner, *some),
+            )
+            moved += txn.rowcount
+        if moved and due is not None:
+            count += moved
+            earliest[destination] = min(due, earliest.get(destination, due))
+    for destination, due in earliest.items():
+        note_due(txn, destination, due)
     return count
 
 
@@ -329,10 +338,14 @@ def renew(txn: Cursor, owner: str, row_ids: Iterable[int], until: float) -> None
 
 def still_owned(txn: Cursor, owner: str, row_ids: Iterable[int]) -> set[int]:
     """Those of the rows that ``owner`` owns: the others were held, moved or removed, or another process has them."""
-    found = set()
-    for row_id in row_ids:
-        if maybe(txn.execute("SELECT 1 FROM outbound WHERE id = ? AND owner = ?", (row_id, owner))) is not None:
-            found.add(row_id)
+    found: set[int] = set()
+    for marks, some in in_slices(row_ids):
+        found.update(
+            row_id
+            for (row_id,) in many(
+                txn.execute(f"SELECT id FROM outbound WHERE owner = ? AND id IN ({marks})", (owner, *some))
+            )
+        )
     return found
 
 
@@ -352,7 +365,8 @@ def hurry(txn: Cursor, destination: str, now: float, limit: int = 500) -> int:
 
 def forget_messages(txn: Cursor, message_ids: Iterable[int]) -> None:
     """Remove those messages that neither a maildrop nor another recipient needs any more."""
-    txn.executemany(DELETE_ORPHAN, [(message_id,) for message_id in dict.fromkeys(message_ids)])
+    for marks, some in in_slices(dict.fromkeys(message_ids)):
+        txn.execute(f"DELETE FROM message WHERE id IN ({marks}) AND {IS_ORPHAN}", some)
 
 
 def change_number(txn: Cursor) -> int:
@@ -446,13 +460,27 @@ def _row(row: Row, message: OutboundMessage) -> OutboundRow:
     return OutboundRow(*values)
 
 
-def _with_content(txn: Cursor, message: OutboundMessage, budget: int) -> tuple[int, OutboundMessage]:
-    """The budget that is left, and the message with its content when that is small and within the budget."""
-    if message.size > min(budget, CONTENT_LIMIT):
-        return budget, message
-    parts = many(txn.execute("SELECT data FROM message_content WHERE message_id = ? ORDER BY part", (message.id,)))
-    content = b"".join(data for (data,) in parts)
-    # What is not whole is read again by the sender, who can say what is wrong.
-    if len(content) != message.size:
-        return budget, message
-    return budget - message.size, replace(message, content=content)
+def _with_contents(
+    txn: Cursor, new: Iterable[OutboundMessage], budget: int, messages: dict[int, OutboundMessage]
+) -> int:
+    """Add messages by their ids, with their content when that is small and within the budget.  Octets of that."""
+    taken = 0
+    wanted: dict[int, list[bytes]] = {}
+    for message in new:
+        messages[message.id] = message
+        if message.size <= min(budget - taken, CONTENT_LIMIT):
+            taken += message.size
+            wanted[message.id] = []
+    for marks, message_ids in in_slices(wanted):
+        txn.execute(
+            f"SELECT message_id, data FROM message_content WHERE message_id IN ({marks}) ORDER BY message_id, part",
+            message_ids,
+        )
+        for message_id, data in many(txn):
+            wanted[message_id].append(data)
+    for message_id, parts in wanted.items():
+        message, content = messages[message_id], b"".join(parts)
+        # What is not whole is read again by the sender, who can say what is wrong.
+        if len(content) == message.size:
+            messages[message_id] = replace(message, content=content)
+    return taken

@@ -74,3 +74,19 @@ def maybe(txn: Cursor) -> Row | None:
 def many(txn: Cursor) -> list[Row]:
     """All rows of the last query, perhaps none."""
     return txn.fetchall()
+
+
+_IN_SIZES = (1, 10, 100)
+
+
+def in_slices(values: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """For `... IN (marks)`: the marks and the values, some at a time, so that many rows are one statement.
+
+    Each statement gives the interpreter away to other threads and has to get it back, which costs more than its
+    work. The last value may stand there again: texts of three lengths are all that the driver has to prepare.
+    """
+    every = list(values)
+    for start in range(0, len(every), _IN_SIZES[-1]):
+        some = every[start : start + _IN_SIZES[-1]]
+        size = next(size for size in _IN_SIZES if size >= len(some))
+        yield ", ".join("?" * size), some + some[-1:] * (size - len(some))
