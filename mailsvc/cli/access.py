@@ -17,17 +17,14 @@ import click
 
 from mailsvc.accounts.app_passwords import PROTOCOLS, RANDOM, app_password, digest
 from mailsvc.cli.answers import JSON, answer, answer_rows
+from mailsvc.cli.identity import checked_label
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs
-from mailsvc.errors import MailsvcError
+from mailsvc.cli.tables import for_people, for_programs, last_time
 from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.sasl.scram import ITERATIONS, NoVerifier, Salting, make_verifier, salt_of
 from mailsvc.storage import credentials, senders
 from mailsvc.storage.database import offline
 from mailsvc.storage.rows import Cursor
-
-LONGEST_LABEL = 64
-"""Characters of a label."""
 
 
 def keep_verifier(txn: Cursor, key: str, password: str, stored: str) -> None:
@@ -61,8 +58,7 @@ def add_app_password(common: Common, address: str, label: str, only: str | None,
     It opens the account like its own password does, until it is revoked.
     """
     parsed = parse_address(address)
-    if not (label.isprintable() and len(label.strip()) > 0 and len(label) <= LONGEST_LABEL):
-        raise MailsvcError(f"a label is 1 to {LONGEST_LABEL} printable characters")
+    checked_label(label)
     made = app_password(secrets.token_bytes(RANDOM))
     with offline(common.database, create=False) as txn:
         verifier = make_verifier(made, salting(txn, parsed.key)).to_text()
@@ -102,7 +98,7 @@ def list_app_passwords(common: Common, address: str, as_json: bool) -> None:
                 row.label,
                 row.only,
                 for_people(row.created),
-                "never" if row.last_used is None else for_people(row.last_used),
+                last_time(row.last_used),
             )
             for row in rows
         ],

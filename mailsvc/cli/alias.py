@@ -19,13 +19,13 @@ from collections.abc import Iterator
 import click
 
 from mailsvc.cli.answers import JSON, answer_rows
+from mailsvc.cli.domain import check_domain
 from mailsvc.cli.main import Common
 from mailsvc.cli.tables import for_programs
 from mailsvc.directory.loops import loop_from
 from mailsvc.directory.tables import Program, Target
-from mailsvc.errors import MailsvcError, NotFound
+from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import Address, parse_address, parse_domain
-from mailsvc.storage.accounts import domain_exists
 from mailsvc.storage.aliases import TableRows, add_alias, aliases, remove_alias, resolution
 from mailsvc.storage.database import offline
 from mailsvc.storage.rows import Cursor
@@ -84,8 +84,7 @@ def list_aliases(common: Common, domain: str | None, as_json: bool) -> None:
     """List the aliases, all or those of DOMAIN, with every target on a line."""
     name = None if domain is None else parse_domain(domain)
     with offline(common.database, create=False) as txn:
-        if name is not None and not domain_exists(txn, name):
-            raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
+        check_domain(txn, name)
         rows = aliases(txn, name)
     answer_rows(
         as_json,

@@ -26,7 +26,7 @@ from mailsvc.backup.place import primary_of
 from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.identity import checked_label, key_of, remark, which_key
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs
+from mailsvc.cli.tables import for_programs, last_time
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.mail.address import parse_domain
 from mailsvc.relay.routes import Route, RouteKind
@@ -326,7 +326,7 @@ def list_offers(common: Common, as_json: bool) -> None:
                 ", ".join(row.domains),
                 row.spki,
                 row.key_file,
-                "never" if row.last_used is None else for_people(row.last_used),
+                last_time(row.last_used),
             )
             for row in rows
         ],

@@ -22,7 +22,7 @@ from mailsvc.directory.resolve import NOT_OURS
 from mailsvc.directory.tables import DomainRules
 from mailsvc.errors import MailsvcError, NotFound
 from mailsvc.mail.address import Address, parse_address, parse_domain
-from mailsvc.storage.accounts import add_domain, domains, remove_domain
+from mailsvc.storage.accounts import add_domain, domain_exists, domains, remove_domain
 from mailsvc.storage.aliases import resolution
 from mailsvc.storage.database import offline
 from mailsvc.storage.rows import Cursor
@@ -149,6 +149,12 @@ def _rules(txn: Cursor, name: str) -> DomainRules:
     if rules is None:
         raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
     return rules
+
+
+def check_domain(txn: Cursor, name: str | None) -> None:
+    """Raise `NotFound` unless ``name`` is a domain of ours, or None: all of them."""
+    if name is not None and not domain_exists(txn, name):
+        raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
 
 
 def _change(option: str, text: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from mailsvc.certkit.files import read
 from mailsvc.certkit.inspect import may_issue, printable, read_chain
 from mailsvc.cli.answers import JSON, answer
 from mailsvc.cli.main import Common
-from mailsvc.cli.tables import for_people, for_programs, print_table
+from mailsvc.cli.tables import for_people, for_programs, last_time, print_table
 from mailsvc.errors import MailsvcError
 from mailsvc.mail.address import parse_address
 from mailsvc.storage import identities
@@ -147,7 +147,7 @@ def list_certificates(common: Common, address: str, as_json: bool) -> None:
         ]
         click.echo(json.dumps(facts, indent=2))
     elif known or revoked:
-        rows = [(each.label, each.subject, each.spki, "good", last_use(each)) for each in known]
+        rows = [(each.label, each.subject, each.spki, "good", last_time(each.last_used)) for each in known]
         rows += [(each.label, each.subject, each.spki, f"revoked {for_people(each.revoked)}", "") for each in revoked]
         print_table(["label", "subject", "key (SPKI SHA-256)", "state (UTC)", "last used (UTC)"], rows)
     else:
@@ -191,8 +191,3 @@ def known_facts(each: identities.KnownCertificate) -> dict[str, object]:
         "created": for_programs(each.created),
         "last_used": None if each.last_used is None else for_programs(each.last_used),
     }
-
-
-def last_use(each: identities.KnownCertificate) -> str:
-    """When it was used last, for people."""
-    return "never" if each.last_used is None else for_people(each.last_used)

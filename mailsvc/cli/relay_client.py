@@ -17,8 +17,9 @@ from pathlib import Path
 import click
 
 from mailsvc.cli.answers import JSON, answer, answer_rows
-from mailsvc.cli.identity import checked_label, key_of, known_facts, last_use, remark, which_key
+from mailsvc.cli.identity import checked_label, key_of, known_facts, remark, which_key
 from mailsvc.cli.main import Common
+from mailsvc.cli.tables import last_time
 from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.storage import identities, senders
 from mailsvc.storage.database import offline
@@ -75,7 +76,13 @@ def list_relay_clients(common: Common, as_json: bool) -> None:
         [{**known_facts(each), "senders": list(each.senders)} for each in rows],
         ["label", "may send as", "subject", "key (SPKI SHA-256)", "last used (UTC)"],
         [
-            (each.label, ", ".join(map(senders.shown, each.senders)), each.subject, each.spki, last_use(each))
+            (
+                each.label,
+                ", ".join(map(senders.shown, each.senders)),
+                each.subject,
+                each.spki,
+                last_time(each.last_used),
+            )
             for each in rows
         ],
         "There are no relay clients; `mailsvc relay-client add` adds one.",

@@ -36,6 +36,11 @@ def for_people(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def last_time(moment: float | None) -> str:
+    """`for_people` of what may never have been."""
+    return "never" if moment is None else for_people(moment)
+
+
 def for_programs(moment: float) -> str:
     """Seconds since the epoch in the form of RFC 3339, UTC."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

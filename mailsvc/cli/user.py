@@ -21,6 +21,7 @@ import click
 from mailsvc.accounts.passwords import hash_password
 from mailsvc.cli.access import app_passwords, grant, keep_verifier, revoke_grant
 from mailsvc.cli.answers import JSON, answer, answer_rows
+from mailsvc.cli.domain import check_domain
 from mailsvc.cli.identity import certificates
 from mailsvc.cli.main import Common
 from mailsvc.cli.secret import new_secret, one_source, password_options
@@ -119,8 +120,7 @@ def list_users(common: Common, domain: str | None, as_json: bool) -> None:
     """List the accounts, all or those of DOMAIN, with what is in their mailboxes."""
     name = None if domain is None else parse_domain(domain)
     with offline(common.database, create=False) as txn:
-        if name is not None and not domain_exists(txn, name):
-            raise NotFound(f"there is no domain {name}; `mailsvc domain list` shows them")
+        check_domain(txn, name)
         rows = accounts(txn, name)
     answer_rows(
         as_json,
