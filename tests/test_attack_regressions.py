@@ -317,6 +317,20 @@ class ALoginOutlivesItsAccount(SubmissionCase):
             host.store.now(accounts.remove_account, ALICE)
             self.assertEqual(removed.ask(b"MAIL FROM:<" + sender + b">"), self.AGAIN)
 
+    def test_in_the_middle_of_a_message(self) -> None:
+        """A transaction that was begun before is not ended by it: the message is refused as a whole, and is nowhere.
+
+        Rule: Submission: nothing is sent when the login is taken back
+        """
+        host = self.auth_host()
+        client = self.logged_in(host)
+        for line in (b"MAIL FROM:<alice@example.org>", b"RCPT TO:<bob@example.org>", b"DATA"):
+            self.assertIn(client.ask(line)[:1], b"23")
+        client.send(b"From: alice@example.org\r\nSubject: x\r\n")
+        host.store.now(set_disabled, ALICE, True)
+        self.assertEqual(client.ask(b"\r\nbody\r\n."), self.AGAIN)
+        self.assertEqual(host.count("message"), 0)
+
     def test_what_it_logged_in_with(self) -> None:
         """Another password, a revoked app password; the same password with another hash is the same."""
         store = self.auth_host().store

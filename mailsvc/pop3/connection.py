@@ -1,8 +1,9 @@
 """One client's connection to a POP3 listener: everything but the commands (RFC 1939 sections 3 and 6).
 
 `POP3Connection` greets, forgets at the handshake, writes each reply in one piece, counts what must be counted, and ends
-the session in every way in which one can end.  The commands are in `mailsvc.pop3.handout` (what is done with messages)
-and `mailsvc.pop3.server` (who is there); both are built on this class.
+the session in every way in which one can end; also when what it has logged in with is taken back meanwhile.  The
+commands are in `mailsvc.pop3.handout` (what is done with messages) and `mailsvc.pop3.server` (who is there); both are
+built on this class.
 
 The hardest idea: the maildrop's lock must come back in every case: QUIT, a lost connection, a login that succeeds after
 the client has gone, deletes that are being committed when the client goes.  So the lock belongs to the
@@ -237,6 +238,28 @@ class POP3Connection(pop3.POP3):
             if refused is not None:
                 return refused
             handler: Callable[..., Answer] = getattr(self, f"do_{verb}")
+            # QUIT finds out by itself, in the transaction that deletes.
+            if self._open is not None and verb != "QUIT" and self._open.is_due:
+                return self._if_login_holds(self._open, handler, arguments)
             return handler(*arguments)
         except Refusal as error:
             return error.reply
+
+    async def _if_login_holds(
+        self, maildrop: OpenMaildrop, handler: Callable[..., Answer], arguments: Sequence[bytes]
+    ) -> Reply | None:
+        """Carry out a command, unless the login that it rests on is over."""
+        holds = await maildrop.login_holds()
+        if self.conversation.lost or self.conversation.closing:
+            return None
+        if not holds:
+            last_words = says("login_ended")
+            self._journal.refused("session", last_words.line())
+            self._leave()
+            self.conversation.close(self._octets(last_words))
+            return None
+        try:
+            outcome = handler(*arguments)
+        except Refusal as error:
+            return error.reply
+        return outcome if outcome is None or isinstance(outcome, Reply) else await outcome

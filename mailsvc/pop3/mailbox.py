@@ -27,6 +27,7 @@ from mailsvc.pop3.content import Content
 from mailsvc.pop3.devices import Hold, Keeping, MaildropInUse, enter, expiry, settle, shortest
 from mailsvc.pop3.maildrop import Maildrop
 from mailsvc.pop3.rendering import View, Workarounds, is_utf8, rendered
+from mailsvc.storage.credentials import still_holds
 from mailsvc.storage.deleted import Removal
 from mailsvc.storage.devices import Carried, Device, LoginEnded, Opening, carry_out, note_fetched, note_login
 from mailsvc.storage.devices import open_maildrop as read_maildrop
@@ -41,6 +42,9 @@ _AT_ONCE = 500
 
 _MEASURED_AT_ONCE = 50
 """Messages that are read in one transaction to learn how long their surrogates are."""
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a session's login is held against the tables again, at its next command."""
 
 _log = Logger("mailsvc.pop3.mailbox")
 
@@ -162,6 +166,28 @@ class OpenMaildrop:
         self._leave = leave
         self._fetched: set[int] = set()
         self._released = False
+        self._looked = clock.seconds()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to ask `login_holds`."""
+        return not 0 <= self._clock.seconds() - self._looked < LOOK_AGAIN
+
+    async def login_holds(self) -> bool:
+        """Whether what the client logged in with would still let it in; whoever has changed that, this process or
+        another.
+
+        True as well when nobody can tell now: what needs the database fails by itself then.
+        """
+        device = self._device
+        try:
+            holds = await self._store.read(
+                still_holds, device.account_id, device.app_password, device.changed, device.certificate
+            )
+        except TemporaryFailure:
+            return True
+        self._looked = self._clock.seconds()
+        return holds
 
     def content(self, number: int) -> AsyncIterator[bytes]:
         """The octets of a message as this session is sent it: first its header block with the empty line, then the

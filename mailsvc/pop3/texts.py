@@ -39,6 +39,7 @@ CODES: Mapping[str, str] = {
     "wrong_login": "AUTH",
     "acting": "AUTH",
     "binding": "AUTH",
+    "login_ended": "AUTH",
     "no_login": "SYS/TEMP",
     "trouble": "SYS/TEMP",
     "stopping": "SYS/TEMP",
@@ -46,7 +47,6 @@ CODES: Mapping[str, str] = {
     "not_removed": "SYS/TEMP",
     "commands": "SYS/TEMP",
     "gone": "SYS/PERM",
-    "login_ended": "SYS/PERM",
     # RFC 6856 section 5
     "needs_utf8": "UTF8",
     # mistakes of the client

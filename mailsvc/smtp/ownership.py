@@ -49,6 +49,9 @@ class OwnSenders:
         """See `mailsvc.smtp.seams.Senders`."""
         if not client.is_ours:
             return None
+        # A message may take its time, too.
+        if client.account is not None and not await self._store.read(_still_holds, client, client.account):
+            return _LOG_IN_AGAIN
         try:
             if header != b"\r\n" and not header.endswith(b"\r\n\r\n"):
                 # Many programs pass over such a line, and read a From behind it that we take for the body's.
@@ -73,9 +76,13 @@ class OwnSenders:
         return None
 
 
-def _account_at_mail(txn: Cursor, client: Client, account: int, reverse_path: Address | None) -> Reply | None:
+def _still_holds(txn: Cursor, client: Client, account: int) -> bool:
     used, key = app_password_of(client.credential), certificate_of(client.credential)
-    if not still_holds(txn, account, used, client.changed, key):
+    return still_holds(txn, account, used, client.changed, key)
+
+
+def _account_at_mail(txn: Cursor, client: Client, account: int, reverse_path: Address | None) -> Reply | None:
+    if not _still_holds(txn, client, account):
         return _LOG_IN_AGAIN
     if reverse_path is None or foreign_sender(txn, account, [reverse_path]) is None:
         return None
