@@ -64,7 +64,7 @@ class BounceCase(ForwardCase):
         claimed = host.store.now(outbound.claim, "me", now, seconds=60.0, rows=100, of_each=100, content=1 << 20)
         rules = schedule or Schedule(jitter=0.0)
         results = [
-            judge(row, outcome if isinstance(outcome, Outcome) else outcome[row.recipient], rules, now, 0.5)
+            judge(row, outcome if isinstance(outcome, Outcome) else outcome[row.recipient], rules, now, lambda: 0.5)
             for row in claimed.rows
         ]
         host.store.now(settle, "me", results, self.reports, now)

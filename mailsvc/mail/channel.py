@@ -39,6 +39,8 @@ def safe_text(text: str, limit: int = TEXT_LIMIT) -> str:
     What is not ASCII is written as RFC 4514 section 2.4 writes it in a name (`\C3\B6`), what is not printable
     as "?".
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     # Cutting first bounds the work for a subject of a megabyte; a character gives at least one of the result.
     head = text[: limit + 1]
     parts = []

@@ -98,7 +98,12 @@ def delivery(session: Session, outgoing: Outgoing, progress: Progress) -> Steps[
     if (most := session.limit("MAILMAX")) is not None and progress.transactions >= most:
         progress.usable = False
     facts = session.level, session.terms.demanded, session.tls
-    return {each: outcomes[each].on(host, *facts) for each in outgoing.recipients}
+    # Most recipients of a message share an outcome, and go on sharing it.
+    on_channel: dict[int, Outcome] = {}
+    for outcome in outcomes.values():
+        if id(outcome) not in on_channel:
+            on_channel[id(outcome)] = outcome.on(host, *facts)
+    return {each: on_channel[id(outcomes[each])] for each in outgoing.recipients}
 
 
 def _fitting(session: Session, waiting: Sequence[Address]) -> list[Address]:
@@ -374,8 +379,7 @@ class _Transaction:
             if 300 <= reply.code < 400:
                 raise _Over(self._meaningless(reply))
             outcome = by_reply(reply, Phase.END, self._host)
-            for each in recipients:
-                self._made[each] = self._reporting(outcome)
+            self._made.update(dict.fromkeys(recipients, self._reporting(outcome)))
             if reply.code == 421:
                 raise _Over(outcome)
         self._progress.dirty = False

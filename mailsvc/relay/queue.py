@@ -395,7 +395,7 @@ class Queue:
         """Outcomes have come; a row without one met a mistake of ours."""
         now, schedule = self._clock.seconds(), self.rules.schedule
         self._watching.take(
-            [judge(row, outcomes.get(row.id) or _defect(), schedule, now, self._random.random()) for row in rows]
+            [judge(row, outcomes.get(row.id) or _defect(), schedule, now, self._random.random) for row in rows]
         )
 
     # -- what was written -----------------------------------------------------------------------------------------

@@ -178,6 +178,9 @@ class ReplyReader:
 
 def readable(octets: bytes) -> str:
     """Octets of a stranger as text that can be shown: printable ASCII, everything else as ``\\xNN``."""
+    text = octets.decode("latin-1")
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(chr(octet) if 0x20 <= octet < 0x7F else f"\\x{octet:02x}" for octet in octets)
 
 

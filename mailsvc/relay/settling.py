@@ -10,7 +10,7 @@ when the postmaster has taken the row away; there the failure that nobody notes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mailsvc.mail.dsn import Action
@@ -74,8 +74,8 @@ class Settled:
     lost: frozenset[int]
 
 
-def judge(row: OutboundRow, outcome: Outcome, schedule: Schedule, now: float, chance: float) -> Result:
-    """What follows; ``chance`` (0 to 1) makes the next pause shorter or longer."""
+def judge(row: OutboundRow, outcome: Outcome, schedule: Schedule, now: float, chance: Callable[[], float]) -> Result:
+    """What follows; ``chance`` (0 to 1), asked only for a row that waits, makes the next pause shorter or longer."""
     match outcome.kind:
         case Kind.DELIVERED:
             wanted = row.words is not None and "SUCCESS" in row.words
@@ -83,7 +83,7 @@ def judge(row: OutboundRow, outcome: Outcome, schedule: Schedule, now: float, ch
         case Kind.FAILED:
             return Result(row, outcome, told=Told(Action.FAILED, row, outcome))
         case Kind.DEFERRED:
-            return _deferred(row, outcome, schedule, now, chance)
+            return _deferred(row, outcome, schedule, now, chance())
 
 
 def _deferred(row: OutboundRow, outcome: Outcome, schedule: Schedule, now: float, chance: float) -> Result:
