@@ -1,4 +1,5 @@
 """The schema's upgrades: numbered, each in one transaction, with a copy of the database kept before the first.
+A new database gets all of them in one: there is a whole one or none, and the disk is waited for once.
 
 An upgrade is a file `schema/NNNN_name.sql`.  The table `schema_version` has a row for each that has run;
 the highest number is the version.  Upgrades run by themselves when a service starts and, for a new
@@ -79,7 +80,6 @@ def bring_up_to_date(dialect: Dialect, upgrades: Sequence[Upgrade], now: float) 
         closing(dialect.cursor(connection)) as cursor,
     ):
         dialect.prepare_upgrade(connection)
-        was_new: bool | None = None
         kept = ""
         while True:
             # The next one is chosen inside the transaction: another process may be upgrading too.
@@ -88,15 +88,12 @@ def bring_up_to_date(dialect: Dialect, upgrades: Sequence[Upgrade], now: float) 
                 due = pending(dialect, cursor, upgrades)
                 if not due:
                     return told
-                if was_new is None:
-                    was_new = due[0].number == 1
-                if not (was_new or kept):
-                    kept = _keep_copy(dialect, due[0])
-                _upgrade(dialect, cursor, due[0], now)
-                if not was_new:
-                    told.append(
-                        f"the database {dialect.name} has now schema {due[0].number}; a copy from before is {kept}"
-                    )
+                if due[0].number == 1:
+                    _upgrade(dialect, cursor, due, now)
+                    return told
+                kept = kept or _keep_copy(dialect, due[0])
+                _upgrade(dialect, cursor, due[:1], now)
+                told.append(f"the database {dialect.name} has now schema {due[0].number}; a copy from before is {kept}")
             finally:
                 if dialect.in_transaction(connection):
                     cursor.execute("ROLLBACK")
@@ -114,12 +111,14 @@ def _keep_copy(dialect: Dialect, upgrade: Upgrade) -> str:
         raise _failed(dialect, upgrade, error) from error
 
 
-def _upgrade(dialect: Dialect, cursor: Cursor, upgrade: Upgrade, now: float) -> None:
-    try:
-        _run(dialect, cursor, upgrade, now)
-        cursor.execute("COMMIT")
-    except (dialect.errors, OSError, ValueError) as error:
-        raise _failed(dialect, upgrade, error) from error
+def _upgrade(dialect: Dialect, cursor: Cursor, upgrades: Sequence[Upgrade], now: float) -> None:
+    for upgrade in upgrades:
+        try:
+            _run(dialect, cursor, upgrade, now)
+            if upgrade is upgrades[-1]:
+                cursor.execute("COMMIT")
+        except (dialect.errors, OSError, ValueError) as error:
+            raise _failed(dialect, upgrade, error) from error
 
 
 def _failed(dialect: Dialect, upgrade: Upgrade, error: Exception) -> StartRefused:
