@@ -128,19 +128,19 @@ def serve(folder: Path) -> None:
     from cryptography import x509
     from twisted.internet import reactor as imported
     from twisted.internet.protocol import Factory, Protocol
-    from twisted.protocols.tls import TLSMemoryBIOFactory
 
     from mailsvc.certkit.keys import load_key
     from mailsvc.tls.credential import make_credential
     from mailsvc.tls.server import ServerTLS
     from mailsvc.tls.table import make_table
+    from mailsvc.wire.implicit import ImplicitTLSFactory
 
     reactor: Any = imported
     chain = tuple(x509.load_pem_x509_certificates((folder / "fullchain.pem").read_bytes()))
     credential = make_credential(HOSTNAME, chain, load_key((folder / "privkey.pem").read_bytes()))
     factory = Factory.forProtocol(Protocol)
     factory.noisy = False
-    inside = TLSMemoryBIOFactory(ServerTLS(make_table([credential], HOSTNAME)), False, factory, reactor)
+    inside = ImplicitTLSFactory(ServerTLS(make_table([credential], HOSTNAME)), False, factory, reactor)
     port = reactor.listenTCP(0, inside, interface="127.0.0.1")
     reactor.callWhenRunning(lambda: print(port.getHost().port, flush=True))
     reactor.run()

@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mailsvc import metrics, parts
 from mailsvc.accounts.certificates import CertificateOwners
@@ -71,6 +70,7 @@ from mailsvc.tls.server import ListenerTLS, ServerTLS
 from mailsvc.tls.sources import RowSource, load_table
 from mailsvc.tls.table import CredentialTable
 from mailsvc.tls.trust import LiveTrust, Trusted, TrustSource, trust_source
+from mailsvc.wire.implicit import ImplicitTLSFactory
 from mailsvc.wire.sessions import Sessions
 
 _log = Logger("mailsvc")
@@ -276,24 +276,9 @@ def _assemble(
     return service
 
 
-class _TLSFactory(TLSMemoryBIOFactory):
-    """Implicit TLS around a factory that may turn a connection away, which the stock wrapper does not foresee.
-
-    ``limit``: of connections, None for a factory that has its own.
-    """
-
-    limit: int | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        if self.limit is not None and len(self.protocols) >= self.limit:
-            return None
-        protocol: IProtocol | None = self.wrappedFactory.buildProtocol(addr)
-        return None if protocol is None else self.protocol(self, protocol)
-
-
 def _inside_tls(
     factory: IProtocolFactory, tls: ListenerTLS, reactor: Any, *, limit: int | None = None
 ) -> IProtocolFactory:
-    made = _TLSFactory(tls, False, factory, reactor)
+    made = ImplicitTLSFactory(tls, False, factory, reactor)
     made.limit = limit
     return made

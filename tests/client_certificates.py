@@ -10,7 +10,6 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mailsvc.accounts.authenticator import Authenticator
 from mailsvc.accounts.certificates import CertificateOwners
@@ -35,6 +34,7 @@ from mailsvc.tls.policy import Asking, ClientCertificatePolicy, ListenerPolicy
 from mailsvc.tls.recheck import spki_digest
 from mailsvc.tls.roots import OnlyThese, Trust
 from mailsvc.tls.server import ServerTLS
+from mailsvc.wire.implicit import ImplicitTLSFactory
 from tests.bad_certificates import Made, make, root, san
 from tests.memory import ALICE, HOSTNAME, PEER, Client, MailHost, Wire, server_tls
 
@@ -117,7 +117,7 @@ class AskingHost(MailHost):
     def meet(self, factory: IProtocolFactory, listener: str, *, implicit: bool) -> Client:
         """A connection to a factory of this listener."""
         if implicit:
-            factory = TLSMemoryBIOFactory(self.tls.view(listener), False, factory, self.reactor)
+            factory = ImplicitTLSFactory(self.tls.view(listener), False, factory, self.reactor)
         protocol = factory.buildProtocol(PEER)
         assert protocol is not None
         wire = Wire(self.reactor, PEER)

@@ -34,7 +34,6 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import _AbortingMixin
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -71,6 +70,7 @@ from mailsvc.tls.credential import make_credential
 from mailsvc.tls.server import ServerTLS
 from mailsvc.tls.table import make_table
 from mailsvc.wire.conversation import Patience
+from mailsvc.wire.implicit import ImplicitTLSFactory
 from mailsvc.wire.sessions import Sessions
 from tests import pki
 
@@ -575,7 +575,7 @@ class MailHost:
     ) -> Client:
         """A connection to ``factory``; with ``inside_tls`` the handshake is the caller's."""
         if inside_tls:
-            factory = TLSMemoryBIOFactory(server_tls(), False, factory, self.reactor)
+            factory = ImplicitTLSFactory(server_tls(), False, factory, self.reactor)
         protocol = factory.buildProtocol(peer)
         assert protocol is not None
         wire = Wire(self.reactor, peer)

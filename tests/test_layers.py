@@ -79,9 +79,9 @@ LEVELS: dict[int, str] = {
         mailsvc.accounts.database mailsvc.accounts.certificates
         mailsvc.tls.verify mailsvc.tls.sessions mailsvc.tls.client
         mailsvc.tls.server mailsvc.tls.sources mailsvc.tls.watching mailsvc.tls.published
-        mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied
+        mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied mailsvc.wire.implicit
         mailsvc.directory.running
-        mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver
+        mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver mailsvc.clock
         mailsvc.relay.destinations
         mailsvc.tls.https mailsvc.wire.web mailsvc.backup.keys
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching
@@ -97,7 +97,7 @@ LEVELS: dict[int, str] = {
         mailsvc.smtp.transaction mailsvc.smtp.machines mailsvc.smtp.forwarding mailsvc.tls.trust
         mailsvc.relay.client mailsvc.relay.driver mailsvc.relay.stream
         mailsvc.relay.answers mailsvc.relay.mx mailsvc.relay.policies mailsvc.relay.means mailsvc.relay.connections
-        mailsvc.relay.stops mailsvc.relay.attempt mailsvc.relay.telling
+        mailsvc.relay.stops mailsvc.relay.journeys mailsvc.relay.attempt mailsvc.relay.telling
         mailsvc.tlsrpt.counting mailsvc.tlsrpt.sending
         mailsvc.pop3.mailbox mailsvc.pop3.server
         mailsvc.backup.judging mailsvc.backup.fetching mailsvc.backup.keeping mailsvc.backup.offering

@@ -78,12 +78,11 @@ class ProxiedTests(MailCase):
 
     def test_inside_tls(self) -> None:
         """On a listener inside TLS the header stands in front of the handshake."""
-        from twisted.protocols.tls import TLSMemoryBIOFactory
-
+        from mailsvc.wire.implicit import ImplicitTLSFactory
         from tests.memory import server_tls
 
         host = self.host()
-        inner = TLSMemoryBIOFactory(server_tls(), False, host.smtp_factory(SUBMISSIONS), host.reactor)
+        inner = ImplicitTLSFactory(server_tls(), False, host.smtp_factory(SUBMISSIONS), host.reactor)
         client = host.connect(ProxiedFactory(inner, host.reactor, 30.0), peer=PROXY)
         client.send(V2)
         client.handshake()

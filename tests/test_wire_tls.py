@@ -11,10 +11,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, c
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS
+from mailsvc.wire.implicit import ImplicitTLSFactory
 from tests.memory import (
     ALICE,
     MX,
@@ -316,9 +316,9 @@ class LoopbackTests(TestCase):
         host = MailHost()
         for factory in (
             host.smtp_factory(MX),
-            TLSMemoryBIOFactory(server_tls(), False, host.smtp_factory(SUBMISSIONS), host.reactor),
+            ImplicitTLSFactory(server_tls(), False, host.smtp_factory(SUBMISSIONS), host.reactor),
             host.pop3_factory(),
-            TLSMemoryBIOFactory(server_tls(), False, host.pop3_factory(implicit_tls=True), host.reactor),
+            ImplicitTLSFactory(server_tls(), False, host.pop3_factory(implicit_tls=True), host.reactor),
         ):
             watched = Watched(factory)
             port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(watched)
