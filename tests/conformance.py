@@ -14,6 +14,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -323,16 +324,31 @@ def _tests() -> Iterator[tuple[str, str]]:
     """Each test, as ``tests/file.py::Class::name``, with its docstring; each dialogue with its comments."""
     for path in sorted(TESTS.rglob("*.py")):
         name = path.relative_to(TESTS.parent).as_posix()
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for each in node.body:
-                if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name.startswith("test_"):
-                    yield f"{name}::{node.name}::{each.name}", ast.get_docstring(each) or ""
+        for case, functions in classes_of(path):
+            for test, text in functions:
+                if test.startswith("test_"):
+                    yield f"{name}::{case}::{test}", text
     for path in sorted((TESTS / "dialogues").rglob("*.txt")):
         lines = path.read_text("utf-8").splitlines()
         comments = "\n".join(line for line in lines if line.startswith("#"))
         yield path.relative_to(TESTS.parent).as_posix(), comments
+
+
+@cache
+def classes_of(path: Path) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Each class of a source file with its own functions, and their docstrings.  Files are read once."""
+    return tuple(
+        (
+            node.name,
+            tuple(
+                (each.name, ast.get_docstring(each) or "")
+                for each in node.body
+                if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
+            ),
+        )
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
 
 
 def page() -> str:

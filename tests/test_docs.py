@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 import mailsvc
 from mailsvc.cli.main import COMMANDS
 from mailsvc.config import SETTINGS
+from tests.conformance import classes_of
 
 ROOT = Path(mailsvc.__file__).resolve().parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -28,11 +28,9 @@ _COMMAND = re.compile(r"(?:``|\$ |^    |bin/)mailsvc(?: --\w+ \S+)* ([a-z]+(?:-[
 def names_in(path: Path) -> set[str]:
     """`Class` and `Class::test` of a test file, inherited tests not counted."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ClassDef):
-            names.add(node.name)
-            inside = (each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)))
-            names.update(f"{node.name}::{each.name}" for each in inside)
+    for case, functions in classes_of(path):
+        names.add(case)
+        names.update(f"{case}::{function}" for function, _ in functions)
     return names
 
 

@@ -138,16 +138,17 @@ ASKING = {("os", "environ"), ("os", "getenv"), ("datetime", "now"), ("datetime",
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A source file with its dotted name."""
+    """A source file with its dotted name, and what is asked of it (its tree is large, and not kept).
+
+    `imports`: line and full name of each import; `at_once`: the names of those that run when it is imported;
+    `asks`: line and name of what is in `ASKING`.
+    """
 
     name: str
     path: Path
-    tree: ast.Module
-
-    @property
-    def package(self) -> str:
-        """The package in which it may look around on its own level."""
-        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+    imports: tuple[tuple[int, str], ...]
+    at_once: frozenset[str]
+    asks: tuple[tuple[int, str], ...]
 
     @property
     def level(self) -> int | None:
@@ -173,7 +174,17 @@ def _read() -> Iterator[Module]:
     for path in sorted([*(ROOT / "mailsvc").rglob("*.py"), *(ROOT / "twisted").rglob("*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        yield Module(name, path, ast.parse(path.read_text("utf-8")))
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        tree = ast.parse(path.read_text("utf-8"))
+        imports, asks = [], []
+        for node in ast.walk(tree):
+            imports += [(getattr(node, "lineno", 0), target) for target in imported(node, package)]
+            if isinstance(node, ast.Attribute):
+                owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+                if (owner, node.attr) in ASKING:
+                    asks.append((node.lineno, f"{owner}.{node.attr}"))
+        at_once = frozenset(target for node in at_module_level(tree) for target in imported(node, package))
+        yield Module(name, path, tuple(imports), at_once, tuple(asks))
 
 
 def imported(node: ast.AST, package: str) -> Iterator[str]:
@@ -188,6 +199,7 @@ def imported(node: ast.AST, package: str) -> Iterator[str]:
         yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+@cache
 def ours(name: str) -> str | None:
     """The module of this project that a full name means, or None for somebody else's."""
     parts = name.split(".")
@@ -235,17 +247,15 @@ class Layers(SynchronousTestCase):
         up = []
         for module in self.modules:
             level = module.level
-            for node in ast.walk(module.tree):
-                for name in imported(node, module.package):
-                    target = ours(name)
-                    goal = None if target is None else level_of(target)
-                    if target is None or goal is None or level is None or goal < level:
-                        continue
-                    if goal == level and (self._same_package(module, target) or level == 1):
-                        continue
-                    line = getattr(node, "lineno", 0)
-                    where = f"{module.path.relative_to(ROOT)}:{line}"
-                    up.append(f"{where}: {module.name} (level {level}) imports {target} (level {goal})")
+            for line, name in module.imports:
+                target = ours(name)
+                goal = None if target is None else level_of(target)
+                if target is None or goal is None or level is None or goal < level:
+                    continue
+                if goal == level and (self._same_package(module, target) or level == 1):
+                    continue
+                where = f"{module.path.relative_to(ROOT)}:{line}"
+                up.append(f"{where}: {module.name} (level {level}) imports {target} (level {goal})")
         self.assertEqual(up, [], "\n".join(["imports that do not point down:", *up]))
 
     @staticmethod
@@ -255,13 +265,7 @@ class Layers(SynchronousTestCase):
 
     def test_no_module_imports_the_reactor(self) -> None:
         """The reactor is an argument: importing it installs one, and no test could bring its own clock."""
-        found = [
-            module.name
-            for module in self.modules
-            for node in at_module_level(module.tree)
-            for name in imported(node, module.package)
-            if name == "twisted.internet.reactor"
-        ]
+        found = [module.name for module in self.modules if "twisted.internet.reactor" in module.at_once]
         self.assertEqual(found, [])
 
     def test_rows_know_nothing_of_twisted(self) -> None:
@@ -275,14 +279,12 @@ class Layers(SynchronousTestCase):
 
     def test_pure_modules_ask_for_nothing(self) -> None:
         """Levels 0 and 1 get the environment and the time as arguments."""
-        found = []
-        for module in self.modules:
-            for node in ast.walk(module.tree):
-                if not isinstance(node, ast.Attribute) or module.level is None or module.level > 1:
-                    continue
-                owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
-                if (owner, node.attr) in ASKING:
-                    found.append(f"{module.name}:{node.lineno} asks {owner}.{node.attr}")
+        found = [
+            f"{module.name}:{line} asks {asked}"
+            for module in self.modules
+            if module.level is not None and module.level <= 1
+            for line, asked in module.asks
+        ]
         self.assertEqual(found, [])
 
     def _importing(self, names: set[str], upto: int) -> list[str]:
@@ -290,8 +292,7 @@ class Layers(SynchronousTestCase):
             f"{module.name} imports {name}"
             for module in self.modules
             if module.level is not None and module.level <= upto
-            for node in ast.walk(module.tree)
-            for name in imported(node, module.package)
+            for _, name in module.imports
             if name.partition(".")[0] in names
         ]
 
