@@ -13,7 +13,7 @@ weaker one.  After the end of the content nobody goes on, because the message ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random, SystemRandom
 from typing import Any
@@ -27,19 +27,19 @@ from mailsvc.mail.wishes import Wish
 from mailsvc.relay import client
 from mailsvc.relay.client import Conversation, Refused, Where
 from mailsvc.relay.connections import Connections, Key, is_stale
-from mailsvc.relay.destinations import destination_of, ways_of
+from mailsvc.relay.destinations import destination_of
 from mailsvc.relay.hosts import NoHosts
+from mailsvc.relay.journeys import Contents, Ways
 from mailsvc.relay.means import Means
 from mailsvc.relay.mx import Exchangers
 from mailsvc.relay.outcome import Kind, Outcome, Phase, refused_here
-from mailsvc.relay.outgoing import Content, Outgoing, Timeouts
+from mailsvc.relay.outgoing import Outgoing, Timeouts
 from mailsvc.relay.policies import Needed, Policies
 from mailsvc.relay.routes import Target
 from mailsvc.relay.seams import Batch, Destination
 from mailsvc.relay.stops import Stop, by_no_hosts, how_to, stops_of, way_to
 from mailsvc.relay.url import Tls
 from mailsvc.relay.weighing import weighed
-from mailsvc.storage.mailboxes import content_part
 from mailsvc.storage.outbound import OutboundRow
 from mailsvc.storage.store import Store
 from mailsvc.tls.levels import Level
@@ -92,6 +92,8 @@ class Deliveries:
         idle: float = 5.0,
     ) -> None:
         self._store = store
+        self._ways = Ways(store)
+        self._contents = Contents(store)
         self._reactor = reactor
         self._hostname = hostname
         self._exchangers = exchangers
@@ -117,7 +119,7 @@ class Deliveries:
         try:
             # Routes may have changed since the rows were put together: each goes by its own, or it would be told to
             # a server that has nothing to do with it, and come back as undeliverable.
-            ways = await self._store.read(ways_of, batch.rows)
+            ways = await self._ways.of(batch.rows)
         except MailsvcError as why:
             return dict.fromkeys((row.id for row in batch.rows), refused_here(str(why), "4.3.0"))
         except CancelledError:
@@ -229,7 +231,7 @@ class Deliveries:
         return Outgoing(
             parse_address(batch.reverse_path) if batch.reverse_path else None,
             tuple(trial.waiting),
-            self._content(batch),
+            self._contents.of(batch),
             batch.size,
             {address: Wish(rows[0].words, rows[0].original) for address, rows in trial.waiting.items()},
             message.dsn_return,
@@ -238,24 +240,6 @@ class Deliveries:
             message.body_8bit,
             message.require_tls,
         )
-
-    def _content(self, batch: Batch) -> Content:
-        async def read() -> AsyncIterator[bytes]:
-            message = batch.message
-            if batch.prefix:
-                yield batch.prefix
-            if message.content is not None:
-                yield message.content
-                return
-            part = octets = 0
-            while octets < message.size:
-                data = await self._store.read(content_part, message.id, part)
-                if data is None:
-                    raise TemporaryFailure("the message is not in the database any more")
-                part, octets = part + 1, octets + len(data)
-                yield data
-
-        return read
 
 
 class _Trial:

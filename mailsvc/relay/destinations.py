@@ -43,24 +43,24 @@ class _Remembered:
 def ways_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[tuple[Target, ...], tuple[OutboundRow, ...]]:
     """The rows by what is to be tried for them: all alike, unless a route has changed since they were put together.
 
-    A row whose recipient is no address has nothing to try.  Raises `mailsvc.errors.MailsvcError` for a route that
-    cannot be read.
+    A row whose recipient is no address has nothing to try, and may stand with others of its domain.  Raises
+    `mailsvc.errors.MailsvcError` for a route that cannot be read.
     """
     table = _Remembered(RouteRows(txn))
     known: dict[tuple[str, str, str, str], tuple[Target, ...]] = {}
-    found: dict[tuple[Target, ...], tuple[OutboundRow, ...]] = {}
+    found: dict[tuple[Target, ...], list[OutboundRow]] = {}
     for row in rows:
         key = (row.recipient.rpartition("@")[2], row.reverse_path, row.account, row.via)
-        try:
-            parse_address(row.recipient)
-        except AddressError:
-            targets: tuple[Target, ...] = ()
-        else:
-            if key not in known:
-                known[key] = _plan(row, table).targets
-            targets = known[key]
-        found[targets] = (*found.get(targets, ()), row)
-    return found
+        targets = known.get(key)
+        if targets is None:
+            try:
+                parse_address(row.recipient)
+            except AddressError:
+                targets = ()
+            else:
+                targets = known[key] = _plan(row, table).targets
+        found.setdefault(targets, []).append(row)
+    return {targets: tuple(alike) for targets, alike in found.items()}
 
 
 def destination_of(txn: Cursor, rows: Sequence[OutboundRow]) -> Mapping[int, Destination]:

@@ -182,6 +182,17 @@ def content_part(txn: Cursor, message_id: int, part: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
+def content_parts(txn: Cursor, message_id: int, first: int, count: int) -> list[bytes]:
+    """Up to `count` parts from part `first` on, up to the first that is missing."""
+    rows = many(
+        txn.execute(
+            "SELECT part, data FROM message_content WHERE message_id = ? AND part >= ? ORDER BY part LIMIT ?",
+            (message_id, first, count),
+        )
+    )
+    return [bytes(data) for number, (part, data) in enumerate(rows, first) if part == number]
+
+
 def delete_items(txn: Cursor, account_id: int, uids: Sequence[int]) -> int:
     """Remove items from an account's maildrop, and messages that no maildrop holds any more; return how
     many items.
