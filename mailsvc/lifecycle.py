@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from mailsvc.accounts.login import PasswordChecker
 from mailsvc.backup.keeping import ListKeeper
+from mailsvc.clock import ClockWatch
 from mailsvc.config import Configuration
 from mailsvc.directory.running import Programs
 from mailsvc.errors import StartRefused
@@ -86,6 +87,7 @@ class MailService(MultiService):
         self._outgoing = outgoing
         self._lists = lists
         self._shortage = Shortage(reactor.seconds)
+        self._clock_watch = ClockWatch(reactor)
 
     def listen(self, name: str, endpoints: tuple[str, ...], factory: IProtocolFactory) -> None:
         """Serve ``factory`` on each of these Twisted endpoint strings, from the start on."""
@@ -113,6 +115,7 @@ class MailService(MultiService):
             raise
         super().startService()
         globalLogPublisher.addObserver(self._shortage)
+        self._clock_watch.start()
         self._checker.start()
         self._journal.start()
         self._housekeeper.start()
@@ -157,6 +160,7 @@ class MailService(MultiService):
         await self._journal.stop()
         await self.database.close()
         await super().stopService()
+        self._clock_watch.stop()
         globalLogPublisher.removeObserver(self._shortage)
 
     def _close_ports(self) -> Deferred[Any]:

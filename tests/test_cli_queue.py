@@ -125,6 +125,13 @@ class QueueTests(UserCase):
         self.refused(NotFound, ["queue", "show", "\udcff"])
         self.refused(NotFound, ["queue", "remove", "\udcff"])
 
+    def test_the_clock_was_set_back(self) -> None:
+        """What came by a clock that was ahead is there all the same: it is held, tried and removed like the rest."""
+        with offline(self.path, create=False) as txn:
+            store_message(txn, "CCCC", ["bob@example.net"], "", 10, time.time() + 86400.0, {})
+        self.assertEqual(self.succeed("queue", "hold", "CCCC"), "1 recipient held.\n")
+        self.assertEqual(self.succeed("queue", "remove", "--all"), "4 recipients removed.\n")
+
     def test_many(self) -> None:
         """More than one transaction changes are changed in several."""
         with offline(self.path, create=False) as txn:

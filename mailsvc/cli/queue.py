@@ -248,14 +248,16 @@ def _change(
 
 def _slices(common: Common, selection: Selection) -> Iterator[list[QueuedRow]]:
     """The rows that are there now, some hundreds at a time."""
-    after, began = 0, time.time()
+    after, last = 0, None
     while True:
         with looking(common.database) as txn:
+            # By number and not by time: the clock may have been set back since they came.
+            last = outbound_admin.last_number(txn) if last is None else last
             rows = outbound_admin.select(txn, selection, time.time(), _AT_ONCE, after)
         if not rows:
             return
         after = rows[-1].id
-        if old := [row for row in rows if row.created <= began]:
+        if old := [row for row in rows if row.id <= last]:
             yield old
 
 

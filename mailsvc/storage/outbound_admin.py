@@ -108,6 +108,12 @@ def totals(txn: Cursor, now: float) -> Totals:
     return Totals(rows, messages, held, running, oldest)
 
 
+def last_number(txn: Cursor) -> int:
+    """The number of the row that came last, 0 when there is none; those that come later have greater ones."""
+    (number,) = one(txn.execute("SELECT COALESCE(MAX(id), 0) FROM outbound"))
+    return int(number)
+
+
 def select(txn: Cursor, wanted: Selection, now: float, limit: int, after: int = 0) -> list[QueuedRow]:
     """The first ``limit`` rows with a number greater than ``after``, in the order of their numbers."""
     conditions, parameters = _conditions(wanted)
