@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -95,6 +96,7 @@ def parse_address(text: str, *, utf8: bool = True) -> Address:
     return address
 
 
+@lru_cache(1024)  # mail goes to few domains, and their labels are most of the work of an address
 def parse_domain(text: str) -> str:
     """Return the domain name ``text`` in lower case and ASCII (A-label) form; an address literal is refused.
 
