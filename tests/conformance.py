@@ -182,6 +182,7 @@ REQUIRED: dict[str, Group] = {
         "POP3: LOGIN-DELAY": "RFC 2449 section 6.5",
         "POP3: a session ends when its login is taken back": "RFC 3206 section 5",
         "Submission: nothing is sent when the login is taken back": "RFC 4954 section 6",
+        "POP3: what a surrogate costs is bounded": "RFC 6857 section 3",
         "POP3: EXPIRE, with USER where it differs": "RFC 2449 section 6.7",
         "POP3: the same unique-ids for every device": "RFC 1939 section 7",
         "POP3: nothing is deleted without QUIT": "RFC 1939 section 6",

@@ -21,7 +21,7 @@ from mailsvc.directory.running import Programs
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
 from mailsvc.mail.authors import AUTHORS, AuthorsError, authors
-from mailsvc.mail.downgrade import downgraded_field
+from mailsvc.mail.downgrade import LONGEST, downgraded_field
 from mailsvc.mail.event import DROPPED_KEY, Accepted, Refused
 from mailsvc.mail.message import MessageScanner, Summary, fields_named, header_fields
 from mailsvc.mail.reply import Reply
@@ -613,7 +613,14 @@ class SizesThatNobodyKnew(MailCase):
 
     def test_before_a_long_header(self) -> None:
         """What stands before a message in one maildrop shares its limit of octets that are looked at closely."""
-        header = (b"X: " + b"\xff" * 123 + b"\r\n") * (HEADER_LIMIT // 128) + b"\r\n"
+        for field in (b"X: " + b"\xff" * 123 + b"\r\n", "To: a@ö.org\r\n".encode()):
+            for limit in (LONGEST, HEADER_LIMIT):
+                # What a field costs beside its octets is 50, and one Delivered-To more makes the difference.
+                for fields in (limit // len(field), limit // (len(field) + 50), limit // (len(field) + 50) - 1):
+                    self.before(field, fields)
+
+    def before(self, field: bytes, fields: int) -> None:
+        header = field * fields + b"\r\n"
         prefix = "Delivered-To: jö@example.org\r\n".encode()
         host = self.host()
         account = host.account_id(ALICE)

@@ -122,6 +122,10 @@ class Kinds(SynchronousTestCase):
         """Beyond a limit nobody looks for addresses; the result is ASCII all the same."""
         field = b"To: " + "ö@b,".encode() * LONGEST + b"\r\n"
         self.assertTrue(downgraded_field(field).isascii())
+        for name, written in (("To", "=?utf-8?b?w7ZAYiwgYw==?= :;"), ("Received", "=?utf-8?b?w7ZAYiwgYw==?=")):
+            self.assertEqual(
+                downgraded_field(f"{name}: ö@b,\r\n c\r\n".encode(), closely=False), f"{name}: {written}\r\n".encode()
+            )
 
 
 class Always(SynchronousTestCase):

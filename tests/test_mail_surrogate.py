@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailsvc.mail.downgrade import LONGEST
 from mailsvc.mail.surrogate import HEADER_LIMIT, Downgrader, surrogate_growth
 
 
@@ -177,6 +178,28 @@ class Surrogates(SynchronousTestCase):
             given_ += downgrader.feed(b"\r\n\r\n--b--\r\n") + downgrader.close()
             self.assertTrue(given_.isascii())
         self.assertTrue(surrogate(b"X: \xff\r\n" * 100000 + b"\r\n").isascii())
+
+    def test_what_is_downgraded_is_bounded(self) -> None:
+        """Whatever is inside a message: so many octets of fields are looked at closely, so many more encoded, and
+        of the rest nothing is; the message's own header has as much for itself. Short fields cost more than their octets.
+
+        Rule: POP3: what a surrogate costs is bounded
+        """
+        to = b"To: " + "a@ö.org,".encode() * 2000 + b"a@b\r\n"
+        header = to + crlf("Content-Type: multipart/digest; boundary=b\n\n")
+        parts = [crlf("--b\n\n") + to + crlf("\n")] * 12
+        given_ = surrogate(header, *parts)
+        self.assertTrue(given_.isascii())
+        own, *inside = given_.split(crlf("--b\n\n"))
+        self.assertEqual(own.count(b"@xn--nda.org"), 2000)
+        closely = [part.count(b"@xn--nda.org") for part in inside]
+        self.assertEqual(closely, [2000] * (LONGEST // len(to)) + [0] * (12 - LONGEST // len(to)))
+        self.assertEqual(
+            [b"=?utf-8?" in part for part in inside].count(True), HEADER_LIMIT // len(to) - sum(map(bool, closely))
+        )
+        self.assertEqual([b"a@??.org" in part for part in inside].count(True), 12 - HEADER_LIMIT // len(to))
+        short = surrogate(b"A: \xc3\xb6\r\n" * 10_000 + b"\r\n")
+        self.assertLess(short.count(b"=?utf-8?"), HEADER_LIMIT // 50)
 
     def test_effort_is_bounded(self) -> None:
         """Behind so many lines of parts' headers, or that begin like a boundary, all passes as it is."""

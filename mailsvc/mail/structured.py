@@ -46,7 +46,7 @@ class Line:
 
     def __init__(self, column: int) -> None:
         self._parts: list[str] = []
-        self._last_word = ""
+        self._last_words = ""
         self._behind_encoded = False
         self.column = column
 
@@ -62,7 +62,7 @@ class Line:
         self.column = self.column + len(text) if end < 0 else len(text) - end - 1
         words = text.rstrip(" \t\r\n")
         if words:
-            self._last_word = words[max(words.rfind(space) for space in " \t\n") + 1 :]
+            self._last_words = words
 
     def encoded(self, text: str, charset: Charset) -> None:
         """As encoded words, with white space before each."""
@@ -79,7 +79,8 @@ class Line:
     @property
     def after_encoded_word(self) -> bool:
         """Whether white space would vanish here if an encoded word came next."""
-        return is_encoded_word(self._last_word)
+        words = self._last_words
+        return is_encoded_word(words[max(words.rfind(space) for space in " \t\n") + 1 :])
 
     def _fold(self) -> None:
         """A line end before the white space that was written last."""
@@ -131,6 +132,13 @@ def unstructured(text: str, charset: Charset, column: int) -> str:
     line = Line(column)
     write_words(line, words_of(text), charset)
     line.plain(_space_at_end(text))
+    return str(line)
+
+
+def as_one(text: str, charset: Charset, column: int) -> str:
+    """The whole value as encoded words, whatever it is: cheap, readable, and no structure is left of it."""
+    line = Line(column)
+    line.encoded(SPACE.sub(" ", text.strip(" \t\r\n")), charset)
     return str(line)
 
 

@@ -11,8 +11,9 @@ client of old shows nothing of a type that it does not know.  RFC 6857 is silent
 encoded keeps its type, because the old types allow no encoding, and what is in it is not looked into.
 
 The hardest idea: one pass, in constant memory.  Outside headers only a line that begins with ``--`` can be of interest,
-and it is held back until it is complete or too long to be a boundary; inside a header what is gathered is bounded, and
-beyond the bound octets beyond ASCII become question marks.  What has no structure at all, which is most mail, is
+and it is held back until it is complete or too long to be a boundary; inside a header what is gathered is bounded.  So
+is what is done for a message: of fields beyond ASCII some are looked at closely, more are encoded as a whole, and of
+the rest octets beyond ASCII become question marks.  What has no structure at all, which is most mail, is
 `Downgrader.settled` after its header, and nobody looks at its body.  Nor at what follows when
 `_EFFORT` is used up: 64 MB of nothing but boundaries would take a minute, and a client gets the rest as it is.
 
@@ -27,10 +28,11 @@ from dataclasses import dataclass
 from email.message import Message
 from enum import Enum
 
-from mailsvc.mail.downgrade import downgraded_field, without_meaning
+from mailsvc.mail.downgrade import LONGEST, downgraded_field, without_meaning
 
 HEADER_LIMIT = 131072
-"""Octets of a header block that are looked at closely, and the most that is gathered of a part's header."""
+"""Octets of fields beyond ASCII, in the message's own header and again in all others together, that are downgraded; and
+the most that is gathered of a part's header."""
 
 _BOUNDARY_LINE_LIMIT = 300
 """Octets of a line that can be a boundary: 70 and four dashes (RFC 2046 section 5.1.1), and white space."""
@@ -43,6 +45,12 @@ _EFFORT = 1_000_000
 
 _HEADER_EFFORT = 20
 """What a line in the header of a part, or in a report, is of it."""
+
+_FIELD_COST = 50
+"""What a field costs, however short it is, as octets: short ones take more time for each octet."""
+
+SMALL_HEADER = LONGEST // 10
+"""A header of so many octets is looked at closely as a whole, whatever is in it: the shortest field has 6."""
 
 _FIELD = re.compile(rb"[^\n]+(?:\n[ \t][^\n]*)*\n?|\n")
 _BEGINS_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -68,6 +76,21 @@ class _Mode(Enum):
     LONG_LINE = "rest of a header line that is beyond all bounds"
     BODY = "body with boundaries in it"
     SETTLED = "nothing more to look for"
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many octets of fields beyond ASCII are still looked at closely, and how many are downgraded at all: what one
+    costs is bounded, and so must be how many there are, because a stranger writes them."""
+
+    closely: int = LONGEST
+    at_all: int = HEADER_LIMIT
+
+    def downgraded(self, field: bytes) -> bytes:
+        """The field in ASCII, as well as can be afforded."""
+        self.closely -= len(field) + _FIELD_COST
+        self.at_all -= len(field) + _FIELD_COST
+        return downgraded_field(field, closely=self.closely >= 0) if self.at_all >= 0 else without_meaning(field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,7 @@ class Downgrader:
         self._held = b""
         self._line_start = True
         self._effort = _EFFORT
+        self._budget, self._later_budget = _Budget(), _Budget()
 
     @property
     def settled(self) -> bool:
@@ -112,6 +136,8 @@ class Downgrader:
         if self._mode is None:
             self._block += piece
             self._end_header(out)
+            # What stands before a message in a maildrop must not change what becomes of its parts.
+            self._budget = self._later_budget
         else:
             self._take(self._held + piece, len(self._held), out)
         given = b"".join(out)
@@ -322,19 +348,14 @@ class Downgrader:
         if block.isascii():
             return block
         self.changed = True
-        return b"".join(_fields(block))
+        return b"".join(_fields(block, self._budget))
 
 
-def _fields(block: bytes) -> Iterator[bytes]:
-    """The fields of a block in ASCII; those beyond the limit lose what is not."""
-    left = HEADER_LIMIT
+def _fields(block: bytes, budget: _Budget) -> Iterator[bytes]:
+    """The fields of a block in ASCII."""
     for match in _FIELD.finditer(block):
         field = match[0]
-        if field.isascii():
-            yield field
-            continue
-        left -= len(field)
-        yield downgraded_field(field) if left >= 0 else without_meaning(field)
+        yield field if field.isascii() else budget.downgraded(field)
 
 
 @dataclass(frozen=True, slots=True)

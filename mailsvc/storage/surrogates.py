@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mailsvc.mail.surrogate import HEADER_LIMIT, Appearance, missing_end, surrogate_growth
+from mailsvc.mail.surrogate import SMALL_HEADER, Appearance, missing_end, surrogate_growth
 from mailsvc.storage.rows import Cursor, many, maybe, one
 
 UNMEASURED = -1
@@ -52,7 +52,7 @@ def of_item(txn: Cursor, message_id: int, prefix: bytes, size: int) -> tuple[int
         return UNMEASURED, gap
     if not prefix.isascii():
         needed = True
-        if header_size + len(prefix) <= HEADER_LIMIT:
+        if header_size + len(prefix) <= SMALL_HEADER:
             growth += surrogate_growth([prefix]).octets
         else:
             # So long a header is looked at less closely when something stands before it.
