@@ -181,7 +181,7 @@ class Surrogates(SynchronousTestCase):
 
     def test_what_is_downgraded_is_bounded(self) -> None:
         """Whatever is inside a message: so many octets of fields are looked at closely, so many more encoded, and
-        of the rest nothing is; the message's own header has as much for itself. Short fields cost more than their octets.
+        of the rest nothing is; the message's own header has as much for itself. Short fields cost more than they have.
 
         Rule: POP3: what a surrogate costs is bounded
         """
