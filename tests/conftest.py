@@ -1,7 +1,12 @@
-"""What makes pytest run the suite as trial does: in a temporary folder, so that `mktemp` litters nothing."""
+"""What makes pytest run the suite as trial does: in a temporary folder, so that `mktemp` litters nothing.
+
+And what makes it faster: what was imported and collected, hundreds of thousands of objects, is no business of the
+garbage collector afterwards. Objects that tests make are collected as ever.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -14,3 +19,8 @@ def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     os.chdir(tmp_path_factory.mktemp("suite"))
     yield
     os.chdir(before)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
