@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Coroutine
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -39,6 +40,12 @@ from mailsvc.wire.lines import Event
 from mailsvc.wire.sessions import peer_name
 
 _TOO_OLD = reply(421, "4.4.2", "The session has lasted too long; connect again", closes=True)
+
+
+@lru_cache(64)
+def _greeting(text: bytes) -> bytes:
+    """The 220; always the same, and said to every scanner that comes by."""
+    return reply(220, "", text.decode("ascii")).encode()
 
 
 @implementer(IHandshakeListener)
@@ -166,7 +173,7 @@ class SMTPConnection(smtp.ESMTP):
         if self._stopping:
             self._say_goodbye()
             return
-        self.conversation.write(reply(220, "", self.greeting().decode("ascii")).encode())
+        self.conversation.write(_greeting(self.greeting()))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
