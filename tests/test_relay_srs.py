@@ -71,6 +71,17 @@ class SrsTests(SynchronousTestCase):
         for local in ("SRS0=", "SRS0=a=b", "SRS0==AA=x=y", "SRS1=a=b", "SRS1=a=b==c", "SRS0=\u00e4=AA=x=y"):
             self.assertIsNone(OURS.back(Address(local, "example.org"), NOW))
 
+    def test_letters_that_look_alike(self) -> None:
+        """The sign for Kelvin is a k in lower case: it makes no other mailbox of a bounce's, and no day."""
+        kelvin = "\u212a"
+        made = forward(OURS, parse_address("kate@example.net"), "example.org")
+        self.assertIsNone(OURS.back(Address(made.local_part.replace("kate", f"{kelvin}ate"), made.domain), NOW))
+        days = (NOW + number * DAY for number in range(1024))
+        late = next(now for now in days if "K" in str(OURS.forward(BOB, "example.org", now)).split("=")[2])
+        tag, day = str(OURS.forward(BOB, "example.org", late)).split("=")[1:3]
+        forged = Address(f"SRS0={tag}={day.replace('K', kelvin)}=example.net=Bob.x", "example.org")
+        self.assertIsNone(OURS.back(forged, late))
+
     def test_too_old(self) -> None:
         """After thirty days it is over; a clock that is a day behind does no harm."""
         made = forward(OURS, BOB, "example.org")

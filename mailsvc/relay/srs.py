@@ -30,9 +30,12 @@ VALID_DAYS = 30
 _TAG = 6
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _DAYS = len(_DIGITS) ** 2
-_FIRST = re.compile(r"SRS0[=+-](?P<tag>[^=]+)=(?P<day>[a-z2-7]{2})=(?P<domain>[^=]+)=(?P<name>.+)\Z", re.I | re.S)
-_NEXT = re.compile(r"SRS1[=+-](?P<tag>[^=]+)=(?P<domain>[^=]+)=(?P<rest>[=+-].+)\Z", re.I | re.S)
-_REWRITTEN = re.compile(r"SRS([01])[=+-]", re.I)
+_ANY_CASE = re.I | re.A | re.S
+_FIRST = re.compile(r"SRS0[=+-](?P<tag>[^=]+)=(?P<day>[a-z2-7]{2})=(?P<domain>[^=]+)=(?P<name>.+)\Z", _ANY_CASE)
+_NEXT = re.compile(r"SRS1[=+-](?P<tag>[^=]+)=(?P<domain>[^=]+)=(?P<rest>[=+-].+)\Z", _ANY_CASE)
+_REWRITTEN = re.compile(r"SRS([01])[=+-]", re.I | re.A)
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+"""Of ASCII only: beyond it there are letters that become ASCII, and another mailbox would have the same tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Rewriter:
         return _address(f"SRS1={self._tag(f'1{first}={rest}')}={first}={rest}", domain)
 
     def _tag(self, text: str) -> str:
-        digest = hmac.digest(self.secret, text.lower().encode("utf-8", "surrogatepass"), hashlib.sha256)
+        digest = hmac.digest(self.secret, text.translate(_LOWER).encode("utf-8", "surrogatepass"), hashlib.sha256)
         return base64.b32encode(digest).decode("ascii")[:_TAG]
 
     def _is(self, tag: str, text: str) -> bool:
