@@ -1,8 +1,16 @@
 """DNS answers for mail that goes out: hosts, mail exchangers, texts and TLSA records; and what DNSSEC vouches for.
 
-dnspython asks, in a thread: it knows the record types that `twisted.names` lacks, goes on by TCP when an answer is too
-long for UDP, and tells "there is none" from "nobody could say".  A question ends after `SECONDS` whatever happens, so a
-thread is never held for long.  Nothing is remembered here.
+dnspython asks, in a thread.  Not `twisted.names`, also not for MX records: DANE must know of the MX record and of the
+host's addresses, too, whether DNSSEC vouches for them (RFC 7672 sections 2.1.3 and 2.2), and its client can neither
+ask for that nor tell it.  `twisted.names.dns.DNSMixin._query` makes each query with the flag RD alone, without EDNS, so
+with neither DO nor AD (RFC 4035 section 3.2.1, RFC 6840 section 5.7); `twisted.names.client.Resolver.filterAnswers`
+passes on the lists of records, and the AD flag of the answer is gone.  It has no TLSA records either.  A second asker
+for those answers that need no DNSSEC would be a second set of failures to tell apart.  dnspython also goes on by TCP
+when an answer is too long for UDP, and tells "there is none" from "nobody could say".  Nothing is remembered here.
+
+What a thread costs is that it waits.  A question ends after `SECONDS` whatever happens, and all of a process are asked
+in `Questions`: threads of their own, so that nobody else (the reactor's pool looks up names and reads certificates)
+waits behind a resolver that is dead, a line with an end, and no place in it that is kept for longer than `TURN`.
 
 The hardest idea is whom to believe.  The flag that says "DNSSEC vouches for this" (AD, RFC 4035 section 3.2.3) is one
 bit of a packet that anybody on the way can set, so it counts only when every resolver that is asked is on this very
@@ -13,16 +21,21 @@ machine (RFC 7672 section 2.1 calls that the channel that must be secured).  Wit
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import dns.exception
 import dns.flags
 import dns.rdatatype
 import dns.resolver
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from mailsvc.errors import TemporaryFailure
 from mailsvc.tls.dane import TLSARecord
@@ -30,9 +43,19 @@ from mailsvc.tls.dane import TLSARecord
 SECONDS = 5.0
 """How long one question may take, all servers and tries together."""
 
+THREADS = 100
+"""Questions at a time: one for each conversation that the queue has by itself (``queue.connections``)."""
+
+LONGEST_LINE = 2000
+"""Questions that may wait for a thread."""
+
+TURN = 15.0
+"""How long a question may wait for a thread: 300 are looked at in that time when no resolver answers at all."""
+
 MOST_RECORDS = 200
 """Records of one answer that are looked at."""
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -87,13 +110,97 @@ class Resolver(Protocol):
         """The TLSA records of a name like ``_25._tcp.mail.example.org``."""
 
 
+class _Thread(Thread):
+    """It holds nothing that a process must wait for which ends without stopping its reactor."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, daemon=True, **kwargs)
+
+
+class _Threads(ThreadPool):
+    threadFactory = _Thread
+
+
+class Questions:
+    """Runs what blocks until DNS has answered, in threads that nobody else uses; they end with the reactor.
+
+    ``threads`` at a time; ``line``: so many more may wait, for ``turn`` seconds each.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        threads: int = THREADS,
+        line: int = LONGEST_LINE,
+        turn: float = TURN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reactor = reactor
+        self._pool = _Threads(0, threads, "DNS")
+        self._limit = threads + line
+        self._turn = turn
+        self._clock = clock
+        self._pending = 0
+        self._begun = self._ended = False
+
+    def ask(self, name: str, question: Callable[[], T]) -> Deferred[T]:
+        """What ``question`` returns or raises; `Unanswered` when it is nobody's turn in time, or mailsvc stops.
+
+        Cancelled it does not hold up who asks; a thread that has begun goes on.
+        """
+        if self._ended or self._pending >= self._limit:
+            why = "mailsvc is stopping" if self._ended else "too many other questions wait for an answer"
+            return fail(Unanswered(f"{name} could not be looked up: {why}"))
+        if not self._begun:
+            self._begun = True
+            self._pool.start()
+            # What waits in line is passed over, so that the end of the threads waits for `SECONDS` at most.
+            self._reactor.addSystemEventTrigger("before", "shutdown", self._end)
+            self._reactor.addSystemEventTrigger("during", "shutdown", self._pool.stop)
+        self._pending += 1
+        asked = self._clock()
+        answer: Deferred[T] = Deferred(lambda _: None)
+
+        def in_thread() -> T:
+            if self._ended or answer.called:
+                raise Unanswered(f"{name} was not looked up: nobody waits for it any more")
+            if self._clock() - asked > self._turn:
+                raise Unanswered(f"{name} could not be looked up: the resolvers are too slow, many questions wait")
+            return question()
+
+        def done(result: Any) -> None:
+            self._pending -= 1
+            if not answer.called:
+                answer.callback(result)
+
+        deferToThreadPool(self._reactor, self._pool, in_thread).addBoth(done)
+        return answer
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+_questions: WeakKeyDictionary[Any, Questions] = WeakKeyDictionary()
+
+
+def questions_of(reactor: Any) -> Questions:
+    """The one of a process, however many resolvers it makes (`mailsvc.send` makes one for each message)."""
+    return _questions.setdefault(reactor, Questions(reactor))
+
+
 class SystemResolver:
     """The resolvers that `resolv_conf` names, or those of a dnspython resolver that was made elsewhere."""
 
     def __init__(
-        self, reactor: Any, resolv_conf: Path = Path("/etc/resolv.conf"), *, asked: dns.resolver.Resolver | None = None
+        self,
+        reactor: Any,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+        *,
+        asked: dns.resolver.Resolver | None = None,
+        questions: Questions | None = None,
     ) -> None:
-        self._reactor = reactor
+        self._questions = questions or questions_of(reactor)
         self._doubt = ""
         self._asked = asked
         if asked is None:
@@ -151,11 +258,10 @@ class SystemResolver:
         )
 
     async def _ask(self, name: str, kind: dns.rdatatype.RdataType, value: Callable[[Any], T_co]) -> Answer[T_co]:
-        if self._asked is None:
+        resolver = self._asked
+        if resolver is None:
             raise Unanswered(f"{name} could not be looked up: {self._doubt}")
-        answer = await deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), _answer, self._asked, name, kind, self._doubt
-        )
+        answer = await self._questions.ask(name, lambda: _answer(resolver, name, kind, self._doubt))
         return Answer(
             tuple(value(each) for each in answer.records),
             answer.authentic,
