@@ -14,12 +14,22 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.certkit.keys import encode_key, new_key
 from mailsvc.cli import listening
-from mailsvc.cli.doctor import Check, examined
+from mailsvc.cli.doctor import MOST_NAMES, Check, examined, names_to_ask
 from mailsvc.cli.listening import NotServed, NotTried, Place, place_of
 from mailsvc.mail.address import parse_address
 from mailsvc.storage import accounts
 from mailsvc.storage.opening import offline
+from mailsvc.tls.credential import Credential, make_credential
+from mailsvc.tls.table import make_table
+from tests import pki
 from tests.pki import HOSTNAME, make_certs
+
+
+def credential(*names: str) -> Credential:
+    """One for these names."""
+    issued = pki.credential(names)
+    return make_credential(names[0], (issued.certificate,), issued.key)
+
 
 OFF = {f"listen.{name}": [""] for name in ("smtp", "submission", "submissions", "pop3")}
 
@@ -77,6 +87,16 @@ class DoctorTests(DoctorCase):
         self.assertIn("the service does not run", error)
         good = {each.area for each in self.checks() if each.severity == "ok"}
         self.assertEqual(good, {"settings", "database", "postmaster", "certificates"})
+
+    def test_which_names_are_asked_for(self) -> None:
+        """Each certificate has its turn before any has a second, one below a wildcard stands for it, and what is beyond
+        the limit is counted."""
+        many = credential(*(f"m{number}.example.org" for number in range(MOST_NAMES + 20)))
+        table = make_table([many, credential("*.wild.example.org"), credential("one.example.net")], HOSTNAME)
+        names, further = names_to_ask(table)
+        self.assertEqual(names[:4], ["m0.example.org", "any.wild.example.org", "one.example.net", "m1.example.org"])
+        self.assertEqual((len(names), further), (MOST_NAMES, 22))
+        self.assertEqual(names_to_ask(make_table([credential("a.example.org")], HOSTNAME)), (["a.example.org"], 0))
 
     def test_settings(self) -> None:
         """Nothing else is looked at when they are wrong."""

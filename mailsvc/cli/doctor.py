@@ -44,8 +44,8 @@ from mailsvc.tls.trust import list_remarks, trust_source
 
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "pop3", "pop3s")
 _BACKUP_SCHEMA = 15
-MOST_NAMES = 20
-"""Names that are asked for at one listener."""
+MOST_NAMES = 100
+"""Names that are asked for at one listener: a handshake each, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,7 @@ def _listeners(configuration: Configuration, table: CredentialTable | None) -> I
 
 
 def _listener(name: str, area: str, place: Place, table: CredentialTable | None, *, first: bool) -> Sequence[Check]:
+    further = 0
     try:
         if name == "lmtp":
             listening.greeting(name, place)
@@ -215,7 +216,7 @@ def _listener(name: str, area: str, place: Place, table: CredentialTable | None,
         shown: dict[str | None, bytes] = {None: listening.certificate(name, place, None)}
         if first and table is not None:
             # All listeners share one table: one of them is asked for every name.
-            names = [host for host in table.by_name if not host.startswith("*.")][:MOST_NAMES]
+            names, further = names_to_ask(table)
             shown |= {host: listening.certificate(name, place, host) for host in names}
     except NotServed as why:
         return [Check(area, "error", printable(f"{place}: {why}"))]
@@ -224,7 +225,27 @@ def _listener(name: str, area: str, place: Place, table: CredentialTable | None,
     compared = (
         "with the certificates that are there" if table is not None else "its certificate has none to compare with"
     )
-    return found or [Check(area, "ok", f"it answers at {place}, {compared}")]
+    found = found or [Check(area, "ok", f"it answers at {place}, {compared}")]
+    if further:
+        text = f"{further} further names were not asked for, for each certificate the first ones were; `mailsvc probe`"
+        found.append(Check(area, "note", f"{text} with --servername asks for any"))
+    return found
+
+
+def names_to_ask(table: CredentialTable) -> tuple[list[str], int]:
+    """The names that a listener is asked for, at most MOST_NAMES, and how many further ones there are.
+
+    One of each certificate comes first, then a second of each, and so on; what is below a wildcard stands for it.
+    """
+    turns: dict[str, int] = {}
+    asked: list[tuple[int, str]] = []
+    for host in table.by_name:
+        name = host.replace("*", "any", 1) if host.startswith("*.") else host
+        whose = table.lookup(name).fingerprint.hex()
+        turns[whose] = turns.get(whose, 0) + 1
+        asked.append((turns[whose], name))
+    names = list(dict.fromkeys(name for _, name in sorted(asked, key=lambda each: each[0])))
+    return names[:MOST_NAMES], max(0, len(names) - MOST_NAMES)
 
 
 def _differs(asked: str | None, der: bytes, table: CredentialTable) -> str:
