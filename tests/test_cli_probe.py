@@ -1,28 +1,18 @@
-"""`mailsvc probe`: what it reports and concludes, and the command itself against servers on loopback."""
+"""`mailsvc probe`: what it reports and concludes, also of servers on loopback."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import click
-from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor as installed
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.utils import getProcessOutputAndValue
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-from mailsvc.certkit.keys import encode_key
 from mailsvc.cli.probe import Plan, _place, _spoken, probed
 from mailsvc.cli.probe_self import MOST_NAMES, Tried, all_tried, status_of, worth
 from mailsvc.config import Configuration
@@ -34,8 +24,6 @@ from mailsvc.probe.report import Report, as_json, lines
 from mailsvc.probe.session import Limits
 from mailsvc.relay.demands import DaneFacts, StsFacts
 from mailsvc.resolver import Answer, MailHost
-from mailsvc.storage.opening import offline
-from mailsvc.storage.tls_policies import note_shown
 from mailsvc.tls.chain import finding
 from mailsvc.tls.credential import make_credential
 from mailsvc.tls.dane import TLSARecord
@@ -47,8 +35,7 @@ from mailsvc.tls.roots import NoRoots, Trust
 from mailsvc.tls.table import make_table
 from tests.bad_certificates import HOST, make, root, san
 from tests.hostile import good, trust
-from tests.running import ROOT, python_environment
-from tests.tls_pair import PlainServer
+from tests.probe_server import Serving
 
 reactor: Any = installed
 TARGET = Target(HOST, 25, Talk.SMTP, False, HOST)
@@ -217,41 +204,6 @@ class Arguments(SynchronousTestCase):
         self.assertEqual(status_of([note]), 7)
 
 
-@cache
-def _server() -> PlainServer:
-    """One for all connections: a session is resumed only by the context that it is from."""
-    return PlainServer((good().certificate, root().certificate), good().key)
-
-
-class _Mail(Protocol):
-    """An SMTP server with STARTTLS that is in order; ``script`` changes single answers."""
-
-    answers = {b"EHLO": b"250-x\r\n250 STARTTLS\r\n", b"STARTTLS": b"220 go\r\n", b"QUIT": b"221 bye\r\n"}
-
-    def __init__(self, changed: dict[bytes, bytes]) -> None:
-        self._answers = {b"": b"220 hi\r\n", **self.answers, **changed}
-        self._heard = b""
-
-    def connectionMade(self) -> None:
-        self._write(b"")
-
-    def dataReceived(self, data: bytes) -> None:
-        self._heard += data
-        while b"\r\n" in self._heard:
-            line, _, self._heard = self._heard.partition(b"\r\n")
-            self._write(line.partition(b" ")[0])
-
-    def _write(self, verb: bytes) -> None:
-        transport: Any = self.transport
-        answer = self._answers.get(verb, b"500 what\r\n")
-        transport.write(answer)
-        if verb == b"STARTTLS" and answer == b"220 go\r\n":
-            transport.startTLS(_server())
-            self._answers[b"EHLO"] = b"250 x\r\n"
-        elif verb == b"QUIT" or not answer:
-            transport.loseConnection()
-
-
 class NoNames:
     """A resolver that knows one host."""
 
@@ -273,17 +225,8 @@ class NoNames:
         return Answer(self._tlsa, True)
 
 
-class Sockets(TestCase):
+class Sockets(Serving):
     """Through real sockets on loopback."""
-
-    def serve(self, **changed: bytes) -> int:
-        answers = {verb.upper().encode("ascii"): answer for verb, answer in changed.items()}
-        factory = Factory()
-        factory.buildProtocol = lambda addr: _Mail(answers)  # type: ignore[method-assign]
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        number: int = port.getHost().port
-        return number
 
     def plan(self, port: int, **more: Any) -> Plan:
         target = Target("127.0.0.1", port, Talk.SMTP, False, HOST)
@@ -323,69 +266,6 @@ class Sockets(TestCase):
         self.assertEqual(asked, ["example.org"])
         self.assertEqual((report.conclusion.outcome, report.conclusion.delivers), (Outcome.NO_TLS, False))
 
-    async def command(self, *arguments: str, folder: str | None = None) -> tuple[int, str, str]:
-        """Status and both streams of the real command."""
-        out, err, status = await getProcessOutputAndValue(
-            sys.executable, ["-m", "mailsvc", *arguments], python_environment(ROOT), folder or str(ROOT)
-        )
-        return status, out.decode(), err.decode()
-
-    async def test_the_command(self) -> None:
-        """Its output, and a status for each outcome."""
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir()
-        ca = folder / "ca.pem"
-        ca.write_bytes(root().certificate.public_bytes(Encoding.PEM))
-        database = str(folder / "mail.sqlite3")
-        with offline(database, create=True) as txn:
-            note_shown(txn, "out", "example.org", "", Level.NAME, datetime.now(UTC).timestamp(), 86400.0)
-        common = ("--database", database, "probe", "--timeout", "10", "--from", "client.example.net")
-        smtp = ("--starttls", "smtp", "--servername", "localhost", "--domain", "example.org", "--ca", str(ca))
-
-        async def tried(port: int, *more: str) -> tuple[int, str]:
-            status, out, err = await self.command(*common, f"localhost:{port}", *smtp, *more)
-            self.assertEqual(err, "")
-            return status, out
-
-        status, out = await tried(self.serve())
-        self.assertEqual(status, Outcome.UNVERIFIED.value, out)
-        self.assertIn("not for localhost", out)
-        self.assertIn("it was encrypted, server name verified before", out)
-        status, out = await tried(self.serve(starttls=b"454 4.7.0 later\r\n"), "--json")
-        told = json.loads(out)
-        self.assertEqual((status, told["outcome"], told["relay"]["would_deliver"]), (4, "no_tls", False))
-        status, out = await tried(self.serve(starttls=b"220 go\r\n250 injected\r\n"))
-        self.assertEqual(status, 6, out)
-
-    async def test_the_command_used_wrong(self) -> None:
-        """Wrong usage is 2, files that are not there are 1 with a sentence."""
-        for arguments, expected, words in (
-            ((), 2, "give HOST[:PORT], or --self"),
-            (("x:y",), 2, "no port"),
-            (("x", "--key", "k"), 2, "--key goes with --cert"),
-            (("x", "--self"), 2, "--self finds out"),
-            (("127.0.0.1:1", "--ca", "missing.pem"), 1, "missing.pem"),
-        ):
-            status, out, err = await self.command("probe", *arguments)
-            self.assertEqual(status, expected, out + err)
-            self.assertIn(words, err)
-            self.assertNotIn("Traceback", err)
-
-    def test_interrupted(self) -> None:
-        """A signal ends it with a sentence; the connection that breaks thereby is not told as the server's doing."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(180)
-            place = f"127.0.0.1:{listener.getsockname()[1]}"
-            command = [sys.executable, "-m", "mailsvc", "probe", place, "--starttls", "smtp", "--from", "a.example"]
-            with subprocess.Popen(
-                command, env=python_environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            ) as process:
-                connection, _ = listener.accept()
-                process.send_signal(signal.SIGTERM)
-                out, err = process.communicate(timeout=180)
-                connection.close()
-        self.assertEqual((process.returncode, out, err), (1, b"", b"mailsvc: stopped; nothing more was done\n"))
-
     async def test_self_says_what_it_leaves_out(self) -> None:
         """Of a certificate with very many names some are not tried, and that is told."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -400,19 +280,3 @@ class Sockets(TestCase):
         self.assertIsNone(note.outcome)
         self.assertIn("3 further names were not tried", note.text)
         self.assertIs(refused.outcome, Outcome.UNREACHED)
-
-    async def test_a_client_certificate_is_shown(self) -> None:
-        """--cert and --key are read and shown; a pair that does not fit is refused with a sentence."""
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir(mode=0o700)
-        (folder / "c.pem").write_bytes(good().certificate.public_bytes(Encoding.PEM))
-        for name, key in (("good.key", good().key), ("other.key", root().key)):
-            with open(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(encode_key(key))
-        cert = ("--cert", str(folder / "c.pem"))
-        place = (f"127.0.0.1:{self.serve()}", "--starttls", "smtp", "--from", "client.example.net")
-        status, out, err = await self.command("probe", *place, *cert, "--key", str(folder / "good.key"))
-        self.assertEqual((status, err), (3, ""), out)
-        status, out, err = await self.command("probe", *place, *cert, "--key", str(folder / "other.key"))
-        self.assertEqual(status, 1)
-        self.assertIn("does not fit", err)

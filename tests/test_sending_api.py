@@ -1,12 +1,9 @@
-"""`mailsvc.send` in whole conversations: in memory, and on real sockets under both kinds of reactor."""
+"""`mailsvc.send` in whole conversations, in memory."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from email.message import EmailMessage
 from io import BytesIO, StringIO
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,7 +16,6 @@ from mailsvc.sending.header import MessageError
 from mailsvc.tls.levels import Level
 from tests.fake_dns import NOBODY, FakeResolver
 from tests.fake_mail import Network, Script
-from tests.running import ROOT, python_environment
 
 CLEAR = Script(starttls=False)
 TEXT = b"From: alice@example.net\nTo: bob@example.org\nBcc: eve@example.org\nSubject: hi\n\nhello\n"
@@ -165,98 +161,7 @@ class ToHosts(SynchronousTestCase):
         self.assertRaises(MailsvcError, self.sent, "bob@example.org", private_networks=["10/8/8"])
 
 
-_SINK = """
-import asyncio, sys
-async def serve(reader, writer):
-    writer.write(b"220 sink\\r\\n")
-    while line := await reader.readline():
-        verb = line[:4].upper()
-        if verb == b"DATA":
-            writer.write(b"354 go on\\r\\n")
-            await reader.readuntil(b"\\r\\n.\\r\\n")
-            writer.write(b"250 2.0.0 Ok: queued as SINK1\\r\\n")
-        else:
-            writer.write(b"221 bye\\r\\n" if verb == b"QUIT" else b"250 ok\\r\\n")
-        if verb == b"QUIT":
-            break
-    writer.close()
-"""
-
-_ASYNCIO = (
-    _SINK
-    + """
-from twisted.internet import asyncioreactor
-async def main():
-    asyncioreactor.install(asyncio.get_running_loop())
-    import mailsvc
-    from twisted.internet import reactor
-    reactor.startRunning(installSignalHandlers=False)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    found = await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via=f"smtp://127.0.0.1:{port}")
-    print(found.outcomes["bob@example.org"].text)
-asyncio.run(main())
-"""
-)
-
-_TWISTED = """
-import sys
-from twisted.internet.protocol import Factory
-from twisted.internet.task import react
-from twisted.internet.defer import ensureDeferred
-from twisted.protocols.basic import LineReceiver
-import mailsvc
-
-class Sink(LineReceiver):
-    data = False
-    def connectionMade(self):
-        self.sendLine(b"220 sink")
-    def lineReceived(self, line):
-        if self.data:
-            if line == b".":
-                self.data = False
-                self.sendLine(b"250 2.0.0 Ok: queued as SINK1")
-        elif line == b"DATA":
-            self.data = True
-            self.sendLine(b"354 go on")
-        else:
-            self.sendLine(b"250 ok")
-            if line == b"QUIT":
-                self.transport.loseConnection()
-
-async def main(reactor):
-    port = reactor.listenTCP(0, Factory.forProtocol(Sink), interface="127.0.0.1")
-    via = f"smtp://localhost:{port.getHost().port}"
-    found = await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via=via)
-    print(found.outcomes["bob@example.org"].text)
-
-react(lambda reactor: ensureDeferred(main(reactor)))
-"""
-
-
-class Reactors(SynchronousTestCase):
-    """A process each: a reactor can be installed once."""
-
-    def said(self, program: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=python_environment(ROOT),
-            capture_output=True,
-            timeout=60,
-            cwd=Path(self.mktemp()).parent,
-            check=False,
-        )
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
-        return done.stdout.decode().strip()
-
-    def test_asyncio(self) -> None:
-        """An asyncio task awaits it, on Twisted's asyncio reactor."""
-        self.assertEqual(self.said(_ASYNCIO), "127.0.0.1 answered the message with 250 2.0.0 Ok: queued as SINK1")
-
-    def test_twisted(self) -> None:
-        """A Twisted coroutine awaits it, on the usual reactor."""
-        self.assertEqual(self.said(_TWISTED), "localhost answered the message with 250 2.0.0 Ok: queued as SINK1")
-
+class Names(SynchronousTestCase):
     def test_public(self) -> None:
         """What is public is what the stub says, and nothing else is made up."""
         self.assertIs(mailsvc.send, mailsvc.sending.api.send)  # type: ignore[attr-defined]
