@@ -51,10 +51,10 @@ class HelloReader:
     def feed(self, data: bytes) -> ClientHello | Unreadable | None:
         """The hello, once it is complete; None until then. Never raises."""
         size = len(data) - 5
-        if not self._taken and size > 4 and data[0] == _HANDSHAKE and data[3] << 8 | data[4] == size:
-            # One record and nothing else, as most clients send it: nothing has to be put together.
-            if int.from_bytes(data[6:9], "big") == size - 4:
-                return _hello(data[5:])
+        in_one = not self._taken and size > 4 and data[0] == _HANDSHAKE and data[3] << 8 | data[4] == size
+        if in_one and int.from_bytes(data[6:9], "big") == size - 4:
+            # One record with one message and nothing else, as most clients send it: there is nothing to put together.
+            return _hello(data[5:])
         self._taken += len(data)
         place = 0
         while place < len(data):
