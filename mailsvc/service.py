@@ -51,6 +51,7 @@ from mailsvc.pop3.server import POP3Factory
 from mailsvc.relay.bounces import Reports
 from mailsvc.sasl.scram import ITERATIONS
 from mailsvc.smtp.authentication import SaslAuthenticator
+from mailsvc.smtp.forwarding import Daily
 from mailsvc.smtp.intake import Intake
 from mailsvc.smtp.journal import SMTPJournal
 from mailsvc.smtp.machines import RelayClients
@@ -176,7 +177,7 @@ def _assemble(
         reactor,
         configuration.hostname,
         programs=programs,
-        daily_recipients=configuration.relay.daily_recipients,
+        daily=Daily(configuration.relay.daily_recipients, configuration.relay.client_daily_recipients),
         outward=outgoing.queue,
     )
     pop = configuration.pop3
@@ -217,7 +218,7 @@ def _assemble(
         directory,
         SaslAuthenticator(engine),
         gate=parts.watch(configuration, reactor, smtp_journal, trusted),
-        senders=OwnSenders(lookups),
+        senders=OwnSenders(lookups, reactor),
         machines=RelayClients(database, reactor),
         memory=parts.memory(configuration, database, reactor),
         journal=smtp_journal,

@@ -6,6 +6,7 @@ from base64 import b64encode
 from typing import Any
 
 from mailsvc.mail.address import parse_address
+from mailsvc.smtp.forwarding import Daily
 from mailsvc.smtp.modes import SUBMISSION
 from mailsvc.storage.aliases import add_alias
 from mailsvc.storage.forwarding import led
@@ -91,7 +92,7 @@ class ToTheWorldTests(ForwardCase):
         Rule: A limit of recipients elsewhere a day
         """
         host = self.a_host()
-        host.intake._daily_recipients = 2
+        host.intake._daily = Daily(2)
         client = self.user(host)
         self.assertEqual(self.send(client, ALICE, CAROL, "x@a.example")[:3], b"250")
         self.assertEqual(self.send(client, ALICE, CAROL)[:9], b"450 4.7.1")

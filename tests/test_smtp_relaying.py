@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mailsvc.directory.tables import Program
 from mailsvc.mail.address import parse_address
+from mailsvc.smtp.forwarding import Daily
 from mailsvc.smtp.modes import SUBMISSION, SUBMISSIONS, Mode, lmtp
 from mailsvc.smtp.seams import Client as Peer
 from mailsvc.smtp.seams import Machine
@@ -170,11 +171,33 @@ class MixedTests(ForwardCase):
         counts = [host.count(table) for table in ("message", "mailbox_item", "outbound", "outbound_day")]
         self.assertEqual(counts, [0, 0, 0, 0])
 
+    def test_the_day_of_a_relay_client(self) -> None:
+        """A machine that hands mail in by its certificate has a limit of its own, which is not that of accounts.
+
+        Rule: A limit of recipients elsewhere a day
+        """
+        host = self.a_host()
+        host.helpers = replace(host.helpers, machines=OneMachine())
+        host.intake._daily = Daily(account=1, machine=2)
+        client = host.secured_smtp(SUBMISSION)
+        self.assertEqual(self.send(client, ALICE, CAROL, "x@a.example")[:3], b"250")
+        full = b"relay client printer may write to 2 recipients a day elsewhere, and has; more tomorrow (UTC)"
+        self.assertEqual(self.send(client, ALICE, CAROL), b"450 4.7.1 " + full + b"\r\n")
+        self.assertEqual(self.send(client, ALICE, "bob@example.org")[:3], b"250")
+        user = self.user(host)
+        self.assertEqual(self.send(user, ALICE, CAROL)[:3], b"250")
+        self.assertEqual(self.send(user, ALICE, CAROL)[:9], b"450 4.7.1")
+        rows = host.store.connection.execute("SELECT account, recipients FROM outbound_day ORDER BY account").fetchall()
+        self.assertEqual(rows, [(ALICE, 1), ("relay client printer", 2)])
+        host.reactor.advance(86_400.0)
+        client = host.secured_smtp(SUBMISSION)
+        self.assertEqual(self.send(client, ALICE, CAROL)[:3], b"250")
+
     def test_programs_do_not_run_for_a_full_day(self) -> None:
         """A program cannot be asked to forget: the limit of the day is looked at before it runs."""
         host = self.a_host()
         host.store.now(add_alias, parse_address("sorter@example.org"), [Program(("/bin/sorter",))], 0.0)
-        host.intake._daily_recipients = 2
+        host.intake._daily = Daily(2)
         host.store.now(count_for_day, ALICE, 2, 0.0, 2)
         self.assertEqual(self.send(self.user(host), ALICE, CAROL, "sorter@example.org")[:9], b"450 4.7.1")
         self.assertEqual(host.programs.given, [])

@@ -391,6 +391,11 @@ class Relaying:
         Whole("recipients", 0, 10**9),
         "To how many recipients elsewhere an account may write on one day (UTC); 0 is no limit.",
     )
+    client_daily_recipients: int = _setting(
+        10_000,
+        Whole("recipients", 0, 10**9),
+        "To how many recipients elsewhere a relay client may write on one day (UTC); 0 is no limit.",
+    )
     private_networks: tuple[str, ...] = _setting(
         (),
         Networks(),

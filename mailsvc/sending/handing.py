@@ -29,6 +29,7 @@ from mailsvc.mail.wishes import Wish
 from mailsvc.relay.outcome import Kind, Outcome, Phase
 from mailsvc.relay.outgoing import Outgoing
 from mailsvc.sending.letter import Letter, pieces_of
+from mailsvc.smtp.forwarding import Daily
 from mailsvc.smtp.intake import Intake, NotTaken
 from mailsvc.smtp.reception import BodyLimits
 from mailsvc.smtp.reporting import MailLoop
@@ -104,7 +105,7 @@ class Door:
             self._store,
             self.clock,
             configuration.hostname,
-            daily_recipients=configuration.relay.daily_recipients,
+            daily=Daily(configuration.relay.daily_recipients),
         )
 
     def directory(self) -> LocalDirectory:

@@ -50,24 +50,44 @@ def onward(destinations: Mapping[Address, Destination]) -> tuple[Onward, ...]:
     return tuple(found.values())
 
 
-def queue(
-    txn: Cursor, envelope: Envelope, message_id: int, going: Sequence[Onward], now: float, daily_recipients: int
-) -> None:
-    """Store the rows of mail that goes on, and count them to the day of whoever has logged in.
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """To how many recipients elsewhere one account (``account``), and one relay client (``machine``), may write on one
+    day; 0 is no limit."""
 
-    Raises `mailsvc.storage.outbound.DailyLimit` past ``daily_recipients`` (0: no limit).
+    account: int = 0
+    machine: int = 0
+
+
+NO_LIMIT = Daily()
+
+
+def queue(txn: Cursor, envelope: Envelope, message_id: int, going: Sequence[Onward], now: float, daily: Daily) -> None:
+    """Store the rows of mail that goes on, and count them to the day of whoever has handed it in.
+
+    Raises `mailsvc.storage.outbound.DailyLimit` past the limit of a day.
     """
-    account = _account(envelope)
-    if account and going:
-        outbound.count_for_day(txn, account, len(going), now, daily_recipients)
-    outbound.enqueue(txn, message_id, _rows(txn, envelope, going, account, now), now)
+    who, limit = _who(envelope, daily)
+    if who and going:
+        outbound.count_for_day(txn, who, len(going), now, limit)
+    outbound.enqueue(txn, message_id, _rows(txn, envelope, going, _account(envelope), now), now)
 
 
-def look_ahead(txn: Cursor, envelope: Envelope, going: Sequence[Onward], now: float, daily_recipients: int) -> None:
+def look_ahead(txn: Cursor, envelope: Envelope, going: Sequence[Onward], now: float, daily: Daily) -> None:
     """Raise what `queue` would raise now."""
+    who, limit = _who(envelope, daily)
+    if who and going:
+        outbound.check_day(txn, who, len(going), now, limit)
+
+
+def _who(envelope: Envelope, daily: Daily) -> tuple[str, int]:
+    """Under which name recipients are counted, "" for nobody's, and how many there may be."""
     account = _account(envelope)
-    if account and going:
-        outbound.check_day(txn, account, len(going), now, daily_recipients)
+    if account:
+        return account, daily.account
+    machine = envelope.origin.machine
+    # No account has such a name: a blank in an address stands between quotation marks.
+    return (f"relay client {machine}", daily.machine) if machine else ("", 0)
 
 
 def _account(envelope: Envelope) -> str:

@@ -68,9 +68,9 @@ class Stored:
 class Intake:
     """Stores messages, for every SMTP listener of the service.
 
-    ``new_id`` makes trace ids: unique, unguessable, safe in a header.  ``daily_recipients``: to how many recipients
-    elsewhere an account may write on one day, 0 for no limit.  ``outward``: who sends mail on from this process;
-    without it another one does, which looks for itself.
+    ``new_id`` makes trace ids: unique, unguessable, safe in a header.  ``daily``: to how many recipients elsewhere an
+    account or a relay client may write on one day.  ``outward``: who sends mail on from this process; without it
+    another one does, which looks for itself.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Intake:
         hostname: str,
         *,
         programs: Programs | None = None,
-        daily_recipients: int = 0,
+        daily: forwarding.Daily = forwarding.NO_LIMIT,
         outward: Outward | None = None,
         new_id: Callable[[], str] = lambda: base64.b32encode(secrets.token_bytes(10)).decode("ascii"),
     ) -> None:
@@ -88,7 +88,7 @@ class Intake:
         self._clock = clock
         self._hostname = hostname
         self._programs = programs
-        self._daily_recipients = daily_recipients
+        self._daily = daily
         self._outward = outward
         self._new_id = new_id
 
@@ -170,7 +170,7 @@ class Intake:
             reporter,
             self._hostname,
             forwarding.onward(destinations),
-            self._daily_recipients,
+            self._daily,
         )
         try:
             message_id = await self._store.write(_store, job, reception.spool, reception.scanner)
@@ -207,9 +207,9 @@ class Intake:
         more: int,
     ) -> None:
         """Raise what `_store` would raise now; ``more``: octets of our trace."""
-        going, limit = forwarding.onward(destinations), self._daily_recipients
+        going, daily = forwarding.onward(destinations), self._daily
         try:
-            await self._store.read(forwarding.look_ahead, envelope, going, self._clock.seconds(), limit)
+            await self._store.read(forwarding.look_ahead, envelope, going, self._clock.seconds(), daily)
             await self._store.read(
                 _would_refuse,
                 _deliveries(destinations),
@@ -243,7 +243,7 @@ class _Job:
     reporter: reporting.Reporter | None
     hostname: str
     going: Sequence[forwarding.Onward]
-    daily_recipients: int
+    daily: forwarding.Daily
 
 
 def _deliveries(destinations: Mapping[Address, Destination]) -> dict[int, Address]:
@@ -331,7 +331,7 @@ def _store(txn: Cursor, job: _Job, spool: SpooledTemporaryFile[bytes], scanner: 
             release_at=envelope.release_at,
         )
         reporting.keep_wishes(txn, message_id, envelope)
-        forwarding.queue(txn, envelope, message_id, job.going, job.now, job.daily_recipients)
+        forwarding.queue(txn, envelope, message_id, job.going, job.now, job.daily)
     fullness.refuse_beyond_quota(txn, job.limited, 0)
     events.record(txn, _story(txn, job, summary, message_id, forged))
     if job.reporter is not None:
