@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,6 +164,15 @@ class Headers(SynchronousTestCase):
             draft = Draft(ALICE, [BOB], attachments=[Attachment(text, b"")])
             self.assertRaises(MessageError, composed, draft, date="d", message_id="<m@x>")
         self.assertEqual(mailbox(ALICE, "Jürg"), "=?utf-8?b?SsO8cmc=?= <alice@example.org>")
+
+    def test_long_names(self) -> None:
+        """Encoded words of the right length on one line, without a line end among them; what is too long is refused."""
+        whole = mailbox(ALICE, "\U0001f600" * 100)
+        self.assertLess(len(whole), 950)
+        self.assertTrue(whole.isprintable())
+        self.assertLessEqual(max(map(len, whole.split(" "))), 76)
+        self.assertEqual(str(make_header(decode_header(whole.rpartition(" ")[0]))), "\U0001f600" * 100)
+        self.assertRaises(MessageError, mailbox, ALICE, "\u00e9" * 101)
 
     def test_composed(self) -> None:
         """Subject, text and files come out again as they went in, over seven bits."""

@@ -29,6 +29,10 @@ _RESENT = (b"resent-to", b"resent-cc", b"resent-bcc")
 _HIDDEN = frozenset({b"bcc", b"resent-bcc"})
 
 
+NAME_LIMIT = 100
+"""Characters of a name before an address: encoded it still fits into one line (RFC 5322 section 2.1.1)."""
+
+
 class MessageError(MailsvcError):
     """The message cannot be sent as it is; the sentence says what is wrong with it."""
 
@@ -146,10 +150,12 @@ def mailbox(address: Address, name: str = "") -> str:
     if not name:
         return str(address)
     one_line(name, "a name")
+    if len(name) > NAME_LIMIT:
+        raise MessageError(f"a name before an address has {NAME_LIMIT} characters at most")
     if name.isascii():
         shown = str(Mailbox(display_name=name, addr_spec="a@b")).removesuffix(" <a@b>")
     else:
-        shown = Header(name, "utf-8", maxlinelen=10_000).encode()
+        shown = Header(name, "utf-8").encode(linesep="").strip()
     return f"{shown} <{address}>"
 
 

@@ -73,7 +73,7 @@ class _Pipes(StandardIO):
         conversation = self._session.conversation
         if self.disconnected:
             return
-        if conversation.reader.pending and not conversation.closing:
+        if conversation.reader.pending and not conversation.closing and not conversation.needs_more:
             self._reactor.callLater(_LOOK, self._readConnectionLost, reason)
             return
         super()._readConnectionLost(reason)  # type: ignore[misc]

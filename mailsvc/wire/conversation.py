@@ -254,6 +254,11 @@ class Conversation:
         """Whether the client is between commands: nothing in flight, no body under way."""
         return not self._busy and not self._in_body
 
+    @property
+    def needs_more(self) -> bool:
+        """Whether nothing happens before the client sends more octets; what is pending is half a line, or less."""
+        return not (self._busy or self._unread or self._resumption is not None)
+
     # -- the pump -------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:

@@ -84,3 +84,9 @@ class Descriptors(SynchronousTestCase):
         for how in (">&-", f">{self.full()}"):
             self.assertIn(self.sendmail(how, "-bs", stdin=dialogue), (0, 75), how)
         self.assertEqual(self.messages(), 0)
+
+    def test_half_a_message(self) -> None:
+        """A program that dies in the middle of its message: ``sendmail -bs`` ends at once, and has taken nothing."""
+        dialogue = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nSubject: x\r\n."
+        self.assertEqual(self.sendmail("", "-bs", stdin=dialogue), 0)
+        self.assertEqual(self.messages(), 0)
