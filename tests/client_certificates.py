@@ -94,7 +94,7 @@ class AskingHost(MailHost):
         self.helpers = replace(
             self.helpers,
             authenticator=SaslAuthenticator(self.engine),
-            senders=OwnSenders(self.store),
+            senders=OwnSenders(self.store, self.reactor),
             machines=RelayClients(self.store, self.reactor),
             journal=SMTPJournal(self.journal),
         )

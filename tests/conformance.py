@@ -32,6 +32,7 @@ REQUIRED: dict[str, Group] = {
         "A session is not resumed under another server name": "RFC 6066 section 3, RFC 8446 section 4.2.11",
         "EXTERNAL by a verified address": "RFC 4422 appendix A, RFC 5280 section 4.2.1.6",
         "EXTERNAL: revoked in the table": "",
+        "EXTERNAL: a registration may have an end of its own": "",
         "EXTERNAL: revoked by its CA": "RFC 5280 section 6.3",
         "Mail from a machine by its certificate": "RFC 6409 section 4.3",
         "Received: what was checked of the client's certificate": "RFC 5321 section 4.4, RFC 8314 section 4.3",
@@ -243,6 +244,8 @@ REQUIRED: dict[str, Group] = {
         "Client: REQUIRETLS": "RFC 8689 section 4.2.1",
         "Client: dots are stuffed wherever content is cut": "RFC 5321 section 4.5.2",
         "Client: no bare CR or LF is sent": "RFC 5321 section 2.3.8",
+        "Client: no fallback from SCRAM to PLAIN, unless the postmaster or the server's 432 says so": "RFC 4954 section 6, "
+        "RFC 4422 section 6.1.2",
         "Client: AUTH PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, EXTERNAL, XOAUTH2": "RFC 4954 section 4",
         "Client: a server that does not prove itself in SCRAM is refused": "RFC 5802 section 3",
         "MX hosts: in turn, each recipient until it is decided": "RFC 5321 section 5.1",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -28,7 +30,7 @@ class IdentityCase(AccessCase):
 
     def owner(self, spki: str, *addresses: str) -> identities.Owner | None:
         with offline(self.path, create=False) as txn:
-            return identities.owner_of(txn, spki, addresses)
+            return identities.owner_of(txn, spki, addresses, time.time())
 
 
 class CertificateCommands(IdentityCase):
@@ -56,6 +58,30 @@ class CertificateCommands(IdentityCase):
         self.assertEqual((first["label"], first["revoked"], first["last_used"]), ("laptop", None, None))
         self.assertEqual((second["label"], second["spki_sha256"]), ("phone", key_of(phone)))
         self.assertRegex(second["revoked"], r"\A20\d\d-")
+
+    def test_until(self) -> None:
+        """The registration ends when it was said to, whatever the certificate says, and whoever vouches for its
+        address; the list tells.
+
+        Rule: EXTERNAL: a registration may have an end of its own
+        """
+        laptop = person("laptop", ALICE)
+        said = self.command("add", "--certificate", self.file(laptop), "--label", "laptop", "--until", "2999-12-31")
+        self.assertIn(" until 2999-12-31 ", said)
+        self.assertIn("good until 3000-01-01 00:00", self.command("list"))
+        [facts] = json.loads(self.command("list", "--json"))
+        self.assertEqual(facts["until"], "3000-01-01T00:00:00Z")
+        end = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
+        with offline(self.path, create=False) as txn:
+            for now, holds in ((end - 1, True), (end, False)):
+                owner = identities.owner_of(txn, key_of(laptop), (ALICE,), now)
+                self.assertEqual(owner is not None, holds)
+                self.assertEqual(identities.certificate_holds(txn, 1, key_of(laptop), now), holds)
+            txn.execute("UPDATE account_certificate SET until = 1.0")
+        self.assertIn("over since 1970-01-01", self.command("list"))
+        old = ["user", "certificate", "add", ALICE, "--spki", "a" * 64, "-l", "x", "--until", "2020-01-01"]
+        refused = self.refused(MailsvcError, old)
+        self.assertIn("2020-01-01 is over already", refused)
 
     def test_revoked_stays_revoked(self) -> None:
         """A revoked key is not added again by accident, and not good again by the word of a CA or for a new account."""

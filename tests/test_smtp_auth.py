@@ -23,7 +23,7 @@ class SubmissionCase(AuthCase):
 
     def auth_host(self, **settings: Any) -> MailHost:
         host = super().auth_host(**settings)
-        host.helpers = replace(host.helpers, senders=OwnSenders(host.store))
+        host.helpers = replace(host.helpers, senders=OwnSenders(host.store, host.reactor))
         return host
 
     def client(self, host: MailHost | None = None) -> Client:

@@ -91,6 +91,26 @@ class StandingTests(MailCase):
         host.store.now(identities.revoke_key, KEY, key_of(phone), 1.0, "")
         self.ended(host, client)
 
+    def test_a_registration_that_ends(self) -> None:
+        """The end of a key's registration ends its session, and lets no other begin; so it does for submission.
+
+        Rule: EXTERNAL: a registration may have an end of its own
+        """
+        host, phone = AskingHost(), person("phone")
+        self.hosts.append(host)
+        end = host.reactor.seconds() + 50
+        host.store.now(identities.add_certificate, KEY, "phone", key_of(phone), "", 0.0, until=end)
+        host.put_message(MESSAGE)
+        client, sender = host.fetcher(phone), host.sender(phone)
+        self.assertEqual(client.ask(external())[:3], b"+OK")
+        self.assertEqual(sender.ask(external())[:3], b"235")
+        client.wait(LOOK_AGAIN)
+        self.assertEqual(client.ask(b"STAT")[:3], b"+OK")
+        client.wait(50)
+        self.ended(host, client)
+        self.assertEqual(sender.ask(b"MAIL FROM:<alice@example.org>")[:9], b"421 4.7.0")
+        self.assertEqual(host.fetcher(phone).ask(external())[:11], b"-ERR [AUTH]")
+
     def test_the_lock_is_given_back(self) -> None:
         """At once, and not when the client has closed."""
         host, client = self.reader()

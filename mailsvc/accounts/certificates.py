@@ -37,10 +37,10 @@ class CertificateOwners:
         if not isinstance(certificate, Verified | Failed) or not (spki := proven_key(certificate)):
             return None
         addresses = vouched_addresses(certificate, self._vouching())
-        owner = await self._database.read(owner_of, spki, addresses, _address(wanted))
+        now = self._clock.seconds()
+        owner = await self._database.read(owner_of, spki, addresses, now, _address(wanted))
         if owner is None:
             return None
-        now = self._clock.seconds()
         if owner.certificate is not None and (owner.last_used is None or abs(now - owner.last_used) >= USE_NOTED_EVERY):
             # Nobody waits for it: that it was not noted is no reason to refuse a login.
             Deferred.fromCoroutine(self._note(owner.certificate, now))

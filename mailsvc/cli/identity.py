@@ -5,6 +5,7 @@ Works on the database: a running service reads the rows at every login, and agai
 
 The hardest idea is what is added: the key and not the certificate.  A renewed certificate with the same key goes on
 working, and it makes no difference who has signed it; what else is wrong with it is said now and decided at each login.
+So the dates in the certificate bind nobody who has the key, for he can sign another around it: ``--until`` does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def checked_label(label: str) -> str:
     return label
 
 
+def end_of(day: datetime | None, now: float) -> float | None:
+    """The end of that day, UTC, as seconds since the epoch; `MailsvcError` for one that is over."""
+    if day is None:
+        return None
+    end = (day.replace(tzinfo=UTC) + timedelta(days=1)).timestamp()
+    if end <= now:
+        raise MailsvcError(f"{day:%Y-%m-%d} is over already; give the last day on which the certificate shall log in")
+    return end
+
+
 def remark(key: Key) -> None:
     """Say on standard error what speaks against a certificate."""
     for text in key.remarks:
@@ -99,26 +110,48 @@ def certificates() -> None:
 @click.argument("address")
 @which_key
 @click.option("--label", "-l", required=True, help="What it is, like 'laptop'; one of a kind.")
+@click.option(
+    "--until",
+    metavar="YYYY-MM-DD",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="The last day (UTC), whatever the certificate says.",
+)
 @click.option("--again", is_flag=True, help="Also a key that was revoked before.")
 @JSON
 @click.pass_obj
 def add(
-    common: Common, address: str, file: Path | None, spki: str | None, label: str, again: bool, as_json: bool
+    common: Common,
+    address: str,
+    file: Path | None,
+    spki: str | None,
+    label: str,
+    until: datetime | None,
+    again: bool,
+    as_json: bool,
 ) -> None:
     """Let a client certificate log in as ADDRESS.
 
+    What is added is its key: a later certificate with the same key logs in, too. With --until it does so for a time.
+
     The listener must ask for certificates: mode = "ask" under [client_certificates.submission].
     """
-    parsed, key = parse_address(address), key_of(file, spki)
+    parsed, key, now = parse_address(address), key_of(file, spki), time.time()
+    end = end_of(until, now)
     with offline(common.database, create=False) as txn:
         identities.add_certificate(
-            txn, parsed.key, checked_label(label), key.spki, key.subject, time.time(), again=again
+            txn, parsed.key, checked_label(label), key.spki, key.subject, now, again=again, until=end
         )
     remark(key)
+    last = f" until {until:%Y-%m-%d}" if until is not None else ""
     answer(
         as_json,
-        {"address": str(parsed), "label": label, "spki_sha256": key.spki},
-        f"The certificate {label!r} logs in as {parsed} from now on (key {key.spki}).",
+        {
+            "address": str(parsed),
+            "label": label,
+            "spki_sha256": key.spki,
+            "until": None if end is None else for_programs(end),
+        },
+        f"The certificate {label!r} logs in as {parsed} from now on{last} (key {key.spki}).",
     )
 
 
@@ -134,7 +167,7 @@ def list_certificates(common: Common, address: str, as_json: bool) -> None:
         revoked = identities.revoked_keys_of(txn, parsed.key)
     if as_json:
         facts = [
-            *({**known_facts(each), "revoked": None} for each in known),
+            *({**known_facts(each), "until": _until(each), "revoked": None} for each in known),
             *(
                 {
                     "label": each.label or None,
@@ -147,7 +180,8 @@ def list_certificates(common: Common, address: str, as_json: bool) -> None:
         ]
         click.echo(json.dumps(facts, indent=2))
     elif known or revoked:
-        rows = [(each.label, each.subject, each.spki, "good", last_time(each.last_used)) for each in known]
+        now = time.time()
+        rows = [(each.label, each.subject, each.spki, _state(each, now), last_time(each.last_used)) for each in known]
         rows += [(each.label, each.subject, each.spki, f"revoked {for_people(each.revoked)}", "") for each in revoked]
         print_table(["label", "subject", "key (SPKI SHA-256)", "state (UTC)", "last used (UTC)"], rows)
     else:
@@ -191,3 +225,13 @@ def known_facts(each: identities.KnownCertificate) -> dict[str, object]:
         "created": for_programs(each.created),
         "last_used": None if each.last_used is None else for_programs(each.last_used),
     }
+
+
+def _until(each: identities.KnownCertificate) -> str | None:
+    return None if each.until is None else for_programs(each.until)
+
+
+def _state(each: identities.KnownCertificate, now: float) -> str:
+    if each.until is None:
+        return "good"
+    return f"{'good until' if now < each.until else 'over since'} {for_people(each.until)}"

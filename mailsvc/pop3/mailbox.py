@@ -179,14 +179,14 @@ class OpenMaildrop:
 
         True as well when nobody can tell now: what needs the database fails by itself then.
         """
-        device = self._device
+        device, now = self._device, self._clock.seconds()
         try:
             holds = await self._store.read(
-                still_holds, device.account_id, device.app_password, device.changed, device.certificate
+                still_holds, device.account_id, device.app_password, device.changed, device.certificate, now=now
             )
         except TemporaryFailure:
             return True
-        self._looked = self._clock.seconds()
+        self._looked = now
         return holds
 
     def content(self, number: int) -> AsyncIterator[bytes]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.internet.interfaces import IReactorTime
+
 from mailsvc.accounts.realm import app_password_of, certificate_of
 from mailsvc.mail.address import Address
 from mailsvc.mail.authors import AuthorsError, authors
@@ -33,8 +35,9 @@ _NOT_OWNED = reply(553, "5.7.1", "Sender address not owned by the login")
 class OwnSenders:
     """Lets an account send as itself, by its aliases, and as whom it was granted; unless it is not to be checked."""
 
-    def __init__(self, store: Reader) -> None:
+    def __init__(self, store: Reader, clock: IReactorTime) -> None:
         self._store = store
+        self._clock = clock
 
     async def at_mail(self, client: Client, reverse_path: Address | None) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
@@ -43,14 +46,17 @@ class OwnSenders:
             may_not = reverse_path is not None and await self._foreign(client, [reverse_path]) is not None
             return _NOT_GRANTED if may_not else None
         # Hours may have passed since the login. What would not let anybody in any more sends no more mail either.
-        return await self._store.read(_account_at_mail, client, client.account, reverse_path)
+        now = self._clock.seconds()
+        return await self._store.read(_account_at_mail, client, client.account, reverse_path, now)
 
     async def at_end(self, client: Client, header: bytes) -> Reply | None:
         """See `mailsvc.smtp.seams.Senders`."""
         if not client.is_ours:
             return None
         # A message may take its time, too.
-        if client.account is not None and not await self._store.read(_still_holds, client, client.account):
+        if client.account is not None and not await self._store.read(
+            _still_holds, client, client.account, self._clock.seconds()
+        ):
             return _LOG_IN_AGAIN
         try:
             if header != b"\r\n" and not header.endswith(b"\r\n\r\n"):
@@ -76,13 +82,15 @@ class OwnSenders:
         return None
 
 
-def _still_holds(txn: Cursor, client: Client, account: int) -> bool:
+def _still_holds(txn: Cursor, client: Client, account: int, now: float) -> bool:
     used, key = app_password_of(client.credential), certificate_of(client.credential)
-    return still_holds(txn, account, used, client.changed, key)
+    return still_holds(txn, account, used, client.changed, key, now=now)
 
 
-def _account_at_mail(txn: Cursor, client: Client, account: int, reverse_path: Address | None) -> Reply | None:
-    if not _still_holds(txn, client, account):
+def _account_at_mail(
+    txn: Cursor, client: Client, account: int, reverse_path: Address | None, now: float
+) -> Reply | None:
+    if not _still_holds(txn, client, account, now):
         return _LOG_IN_AGAIN
     if reverse_path is None or foreign_sender(txn, account, [reverse_path]) is None:
         return None

@@ -61,17 +61,23 @@ def login_facts(txn: Cursor, key: str) -> LoginFacts | None:
 
 
 def still_holds(
-    txn: Cursor, account_id: int, app_password: int | None, changed: float | None, certificate: str = ""
+    txn: Cursor,
+    account_id: int,
+    app_password: int | None,
+    changed: float | None,
+    certificate: str = "",
+    *,
+    now: float = 0.0,
 ) -> bool:
     """Whether a login of before would still be let in: the account is there and not disabled, the app password not
-    revoked, the key ``certificate`` neither, the password (set at ``changed``, None: it is not ours to know) not
-    another one."""
+    revoked, the key ``certificate`` neither, nor its time over ``now``, the password (set at ``changed``, None: it is
+    not ours to know) not another one."""
     row = maybe(txn.execute("SELECT disabled FROM account WHERE id = ?", (account_id,)))
     if row is None or row[0]:
         return False
     if app_password is not None:
         return any(each.id == app_password for each in _app_passwords(txn, account_id))
-    if certificate and not certificate_holds(txn, account_id, certificate):
+    if certificate and not certificate_holds(txn, account_id, certificate, now):
         return False
     return changed is None or _changed(txn, account_id) == changed
 

@@ -107,7 +107,7 @@ def open_maildrop(txn: Cursor, device: Device, now: float) -> Opening:
 
 def note_login(txn: Cursor, device: Device, now: float) -> int:
     """Note that `device` has logged in, return its row id; `LoginEnded` when its credential is gone."""
-    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate):
+    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate, now=now):
         raise LoginEnded("the password was changed or revoked")
     (device_id,) = one(
         txn.execute(
@@ -137,7 +137,7 @@ def carry_out(txn: Cursor, device: Device, uids: Sequence[int], how: Removal, in
     An item that is gone already is not counted and no error.  `LoginEnded` when the login does not hold any more;
     nothing is deleted then.
     """
-    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate):
+    if not still_holds(txn, device.account_id, device.app_password, device.changed, device.certificate, now=how.time):
         raise LoginEnded("the password was changed or revoked")
     if not deletes_by_device(txn, device.account_id):
         removed = remove(txn, device.account_id, uids, how)

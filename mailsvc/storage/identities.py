@@ -43,6 +43,8 @@ class KnownCertificate:
     subject: str
     created: float
     last_used: float | None
+    until: float | None = None
+    """When the registration ends, None for never; for accounts only."""
     senders: tuple[str, ...] = ()
 
 
@@ -71,10 +73,18 @@ class Owner:
 
 
 def add_certificate(
-    txn: Cursor, key: str, label: str, spki: str, subject: str, now: float, *, again: bool = False
+    txn: Cursor,
+    key: str,
+    label: str,
+    spki: str,
+    subject: str,
+    now: float,
+    *,
+    again: bool = False,
+    until: float | None = None,
 ) -> None:
-    """Let the key `spki` log in as the account `key`.  `NotFound`; `AlreadyExists`; `MailsvcError` for a revoked key
-    unless `again`."""
+    """Let the key `spki` log in as the account `key`, until then (None: for ever).  `NotFound`; `AlreadyExists`;
+    `MailsvcError` for a revoked key unless `again`."""
     row, checked = _account(txn, key), fingerprint(spki)
     (present,) = one(txn.execute("SELECT COUNT(*) FROM account_certificate WHERE account_id = ?", (row.id,)))
     if present >= MOST_CERTIFICATES:
@@ -97,9 +107,9 @@ def add_certificate(
         raise AlreadyExists(f"this key belongs to {whose[0]} already, with the label {whose[1]!r}")
     added = maybe(
         txn.execute(
-            "INSERT INTO account_certificate (account_id, label, spki, subject, created) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (account_id, label) DO NOTHING RETURNING id",
-            (row.id, label, checked, subject, now),
+            "INSERT INTO account_certificate (account_id, label, spki, subject, created, until)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account_id, label) DO NOTHING RETURNING id",
+            (row.id, label, checked, subject, now, until),
         )
     )
     if added is None:
@@ -111,7 +121,7 @@ def certificates_of(txn: Cursor, key: str) -> list[KnownCertificate]:
     """The certificates of an account, the oldest first; `NotFound` without the account."""
     rows = many(
         txn.execute(
-            "SELECT id, label, spki, subject, created, last_used FROM account_certificate"
+            "SELECT id, label, spki, subject, created, last_used, until FROM account_certificate"
             " WHERE account_id = ? ORDER BY id",
             (_account(txn, key).id,),
         )
@@ -165,9 +175,11 @@ def revoke_key(txn: Cursor, key: str, spki: str, now: float, subject: str = "") 
     )
 
 
-def owner_of(txn: Cursor, spki: str, addresses: Iterable[str], wanted: Address | None = None) -> Owner | None:
-    """The account that may log in with a certificate: the one that its key belongs to, else the one that a CA vouches
-    for by its `addresses`; None when there is none, it is disabled, or the key is revoked.
+def owner_of(
+    txn: Cursor, spki: str, addresses: Iterable[str], now: float, wanted: Address | None = None
+) -> Owner | None:
+    """The account that may log in with a certificate `now`: the one that its key belongs to, else the one that a CA
+    vouches for by its `addresses`; None when there is none, it is disabled, or the key is revoked or its time is over.
 
     Of several accounts that are vouched for it is the one that is `wanted`; without a wish it is none of them.
     """
@@ -175,13 +187,13 @@ def owner_of(txn: Cursor, spki: str, addresses: Iterable[str], wanted: Address |
         return None
     row = maybe(
         txn.execute(
-            "SELECT account.id, account.address, account.disabled, account_certificate.id, last_used"
+            "SELECT account.id, account.address, account.disabled, account_certificate.id, last_used, until"
             " FROM account_certificate JOIN account ON account.id = account_certificate.account_id WHERE spki = ?",
             (spki,),
         )
     )
     if row is not None:
-        return None if row[2] else Owner(row[0], row[1], row[3], row[4])
+        return None if row[2] or _is_over(row[5], now) else Owner(row[0], row[1], row[3], row[4])
     found = {each.id: each for key in _keys(addresses) if (each := account(txn, key)) is not None and not each.disabled}
     if wanted is not None:
         found = {number: each for number, each in found.items() if parse_address(each.address).key == wanted.key}
@@ -191,13 +203,17 @@ def owner_of(txn: Cursor, spki: str, addresses: Iterable[str], wanted: Address |
     return Owner(only.id, only.address)
 
 
-def certificate_holds(txn: Cursor, account_id: int, spki: str) -> bool:
-    """Whether a login with this key as this account would still be let in, as far as the tables know."""
+def certificate_holds(txn: Cursor, account_id: int, spki: str, now: float) -> bool:
+    """Whether a login with this key as this account would still be let in `now`, as far as the tables know."""
     if revoked_key(txn, spki) is not None:
         return False
-    row = maybe(txn.execute("SELECT account_id FROM account_certificate WHERE spki = ?", (spki,)))
+    row = maybe(txn.execute("SELECT account_id, until FROM account_certificate WHERE spki = ?", (spki,)))
     # Without a row a CA has vouched for it, and the handshake has checked that.
-    return row is None or row[0] == account_id
+    return row is None or (row[0] == account_id and not _is_over(row[1], now))
+
+
+def _is_over(until: float | None, now: float) -> bool:
+    return until is not None and now >= until
 
 
 def note_certificate_use(txn: Cursor, certificate: int, now: float) -> None:
