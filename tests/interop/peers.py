@@ -254,8 +254,9 @@ match from any for domain <domains> action box
 match from any auth for any action box
 """)
     settings.chmod(0o600)
-    world.run("mkdir", "-p", "/var/lib/opensmtpd/empty", "/var/spool/smtpd")
-    world.run("chmod", "711", "/var/spool/smtpd")
+    # With these modes and no others, whatever the umask of the tests is.
+    world.run("install", "--directory", "--mode=755", "/var/lib/opensmtpd", "/var/lib/opensmtpd/empty")
+    world.run("install", "--directory", "--mode=711", "/var/spool/smtpd")
     server = world.start("OpenSMTPD", [str(binary), "-d", "-f", str(settings)], "")
     world.listens(host, 587)
     return MailServer("OpenSMTPD", host, folder / "box", server)

@@ -143,7 +143,11 @@ class World:
                 client.settimeout(SECONDS / 4)
                 return client.connect_ex((host, port)) == 0
 
-        until(answers, f"nobody listens on {host} port {port}")
+        try:
+            until(answers, f"nobody listens on {host} port {port}")
+        except AssertionError as error:
+            last = self._servers[-1]
+            raise AssertionError(f"{error}; {last.name} says:\n" + "\n".join(last.log)) from None
 
     def end(self) -> None:
         """End everything in it."""
