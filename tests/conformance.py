@@ -244,8 +244,7 @@ REQUIRED: dict[str, Group] = {
         "Client: REQUIRETLS": "RFC 8689 section 4.2.1",
         "Client: dots are stuffed wherever content is cut": "RFC 5321 section 4.5.2",
         "Client: no bare CR or LF is sent": "RFC 5321 section 2.3.8",
-        "Client: no fallback from SCRAM to PLAIN, unless the postmaster or the server's 432 says so": "RFC 4954 section 6, "
-        "RFC 4422 section 6.1.2",
+        "Client: no fallback from SCRAM to PLAIN, unless the postmaster or a 432 says so": "RFC 4422 section 6.1.2",
         "Client: AUTH PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS, EXTERNAL, XOAUTH2": "RFC 4954 section 4",
         "Client: a server that does not prove itself in SCRAM is refused": "RFC 5802 section 3",
         "MX hosts: in turn, each recipient until it is decided": "RFC 5321 section 5.1",

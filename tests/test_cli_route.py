@@ -133,6 +133,8 @@ class CredentialTests(DirectoryCase):
         arguments = ["route", "credentials", "add", "isp", "--user", "bob", "--password-stdin"]
         self.refused(AlreadyExists, arguments, input="x\n")
         self.assertIn("replaced", self.succeed(*arguments, "--replace", input="x\n"))
+        self.succeed(*arguments, "--replace", "--mechanism", "plain", "--mechanism", "LOGIN", input="geheim\n")
+        self.assertIn("PLAIN LOGIN", self.succeed("route", "credentials", "list"))
         self.succeed("route", "credentials", "remove", "isp")
         self.refused(NotFound, ["route", "credentials", "remove", "isp"])
 

@@ -160,12 +160,14 @@ class LoginTests(SynchronousTestCase):
         """A table for each label: with a password, a token, or nothing but a certificate."""
         path = self.file(
             '[isp]\nuser = "alice"\npassword = "geheim"\n[mail]\nuser = "a@b"\ntoken = "t"\n["x.y"]\nuser = ""\n'
+            '[plain]\nuser = "alice"\npassword = "geheim"\nmechanisms = ["PLAIN"]\n'
         )
         self.assertEqual(
             read_logins(path),
             {
                 "isp": RelayLogin("isp", LoginKind.PASSWORD, "alice", "geheim"),
                 "mail": RelayLogin("mail", LoginKind.TOKEN, "a@b", "t"),
+                "plain": RelayLogin("plain", LoginKind.PASSWORD, "alice", "geheim", ("PLAIN",)),
                 "x.y": RelayLogin("x.y", LoginKind.CERTIFICATE, ""),
             },
         )
@@ -193,6 +195,9 @@ class LoginTests(SynchronousTestCase):
             ('[isp]\nuser = "a"\npassword = "geheim\\u0000"\n', "control character"),
             ('[isp]\nuser = "a\\n"\npassword = "geheim"\n', "control character"),
             ('["a b"]\nuser = "a"\npassword = "geheim"\n', "label has letters"),
+            ('[isp]\nuser = "a"\npassword = "geheim"\nmechanisms = "PLAIN"\n', 'a list such as ["PLAIN"]'),
+            ('[isp]\nuser = "a"\npassword = "geheim"\nmechanisms = ["NTLM"]\n', "'NTLM' is no mechanism"),
+            ('[isp]\nuser = "a"\ntoken = "geheim"\nmechanisms = ["PLAIN"]\n', "a token has one mechanism only"),
         ):
             message = self.refused(self.file(text))
             self.assertIn(words, message, text)

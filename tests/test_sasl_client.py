@@ -86,6 +86,37 @@ class LoggingIn(SynchronousTestCase):
         refused, _, _ = log_in(replace(TOKEN, secret="old"), "XOAUTH2")
         self.assertIn("535", str(refused))
 
+    def test_no_password_for_a_server_that_refused_the_proof(self) -> None:
+        """535 to SCRAM: PLAIN is not tried, although it is offered, and the text says what the postmaster may allow.
+
+        Rule: Client: no fallback from SCRAM to PLAIN, unless the postmaster or a 432 says so
+        """
+        offered = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN")
+        refused, network, _ = log_in(replace(PASSWORD, secret="wrong"), *offered)
+        commands = [each for each in network.met[0].commands if each.startswith("AUTH")]
+        self.assertEqual([each.split()[1] for each in commands], ["SCRAM-SHA-256-PLUS"])
+        self.assertIn("535 5.7.8", str(refused))
+        self.assertIn("then allow the credentials provider only PLAIN (--mechanism PLAIN)", str(refused))
+        refused, _, _ = log_in(replace(PASSWORD, secret="wrong"), "SCRAM-SHA-256")
+        self.assertNotIn("--mechanism", str(refused))
+
+    def test_what_the_postmaster_allows(self) -> None:
+        """Only the mechanisms that the credentials allow are spoken: PLAIN to a server that has no SCRAM secret for the
+        account, or SCRAM alone; without binding nothing claims that it could bind.
+
+        Rule: Client: no fallback from SCRAM to PLAIN, unless the postmaster or a 432 says so
+        """
+        for allowed, spoken in ((["PLAIN"], "PLAIN"), (["LOGIN", "SCRAM-SHA-256"], "SCRAM-SHA-256")):
+            login = replace(PASSWORD, mechanisms=tuple(allowed))
+            refused, network, heard = log_in(login, *EVERY)
+            self.assertIsNone(refused)
+            self.assertEqual(network.met[0].logged_in, "joe")
+            self.assertIn(f"AUTH {spoken} ********", [said.text for said in heard])
+        strict = replace(PASSWORD, mechanisms=("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"))
+        refused, network, _ = log_in(strict, "PLAIN", "LOGIN")
+        self.assertIn("the server offers PLAIN LOGIN, allowed is SCRAM-SHA-256-PLUS SCRAM-SHA-256", str(refused))
+        self.assertFalse([each for each in network.met[0].commands if each.startswith("AUTH")])
+
     def test_no_mechanism_in_common(self) -> None:
         """It is said what the server offers."""
         for auth, words in (((), "offers none"), (("CRAM-MD5", "GSSAPI"), "offers CRAM-MD5 GSSAPI")):
@@ -93,8 +124,14 @@ class LoggingIn(SynchronousTestCase):
             self.assertIn(words, str(refused))
 
     def test_the_next_mechanism(self) -> None:
-        """504 and 534 are about the mechanism; 535 is about us and is not asked twice."""
-        for code, times in ((b"504 5.5.4 no\r\n", 2), (b"534 5.7.9 too weak\r\n", 2), (b"535 5.7.8 no\r\n", 1)):
+        """504, 534 and 432 (the account has no secret for it yet, RFC 4954 section 6) are about the mechanism; 535 is
+        about us and is not asked twice."""
+        for code, times in (
+            (b"432 4.7.12 a password transition is needed\r\n", 2),
+            (b"504 5.5.4 no\r\n", 2),
+            (b"534 5.7.9 too weak\r\n", 2),
+            (b"535 5.7.8 no\r\n", 1),
+        ):
             refused, network, _ = log_in(PASSWORD, "PLAIN", "LOGIN", script=Script(answers={"AUTH": code}))
             self.assertIsNotNone(refused)
             self.assertEqual(sum(each.startswith("AUTH") for each in network.met[0].commands), times)

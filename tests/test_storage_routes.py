@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, TemporaryFailure
@@ -71,6 +73,16 @@ class LoginRowTests(OfflineCase):
             self.assertIn("there is no key", str(self.assertRaises(MailsvcError, routes.opened, row, None)))
             self.assertIn("another one", str(self.assertRaises(MailsvcError, routes.opened, row, OTHER)))
             self.assertRaises(MailsvcError, routes.put_login, txn, LOGIN, None, 1.0)
+
+    def test_mechanisms(self) -> None:
+        """What may be spoken with them is kept, and replaced with them."""
+        login = replace(LOGIN, mechanisms=("PLAIN", "LOGIN"))
+        with self.transaction() as txn:
+            for each in (login, LOGIN):
+                routes.put_login(txn, each, KEY, 1.0)
+                row = routes.login_row(txn, "isp")
+                assert row is not None
+                self.assertEqual(routes.opened(row, KEY), each)
 
     def test_without_a_secret(self) -> None:
         """A certificate needs no key."""

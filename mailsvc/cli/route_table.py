@@ -29,9 +29,11 @@ from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.relay.logins import SECRET_LIMIT, LoginKind, RelayLogin, read_logins
 from mailsvc.relay.routes import Route, RouteKind
 from mailsvc.relay.url import LABEL, Relay, Scheme, Tls, parse_relay
+from mailsvc.sasl.client import PASSWORD_MECHANISMS
 from mailsvc.storage.accounts import domain_exists
 from mailsvc.storage.database import offline
 from mailsvc.storage.routes import (
+    LoginRow,
     add_route,
     login_row,
     login_rows,
@@ -163,6 +165,13 @@ def credentials() -> None:
     help="password (the default), token (OAuth 2), or certificate: none but our client certificate.",
 )
 @password_options
+@click.option(
+    "--mechanism",
+    "mechanisms",
+    multiple=True,
+    type=click.Choice(PASSWORD_MECHANISMS, case_sensitive=False),
+    help="The only way to log in; may be given again. By itself the best that both sides know.",
+)
 @click.option("--replace", is_flag=True, help="In the place of those of this label.")
 @JSON
 @click.pass_obj
@@ -173,6 +182,7 @@ def add_credentials(
     kind: str,
     from_stdin: bool,
     file: Path | None,
+    mechanisms: tuple[str, ...],
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -189,10 +199,10 @@ def add_credentials(
     if kind == LoginKind.CERTIFICATE.value:
         if from_stdin or file is not None:
             raise click.UsageError("credentials of the kind certificate have no password")
-        login, key, made = RelayLogin(label, LoginKind.CERTIFICATE, user), None, None
+        login, key, made = RelayLogin(label, LoginKind.CERTIFICATE, user, mechanisms=mechanisms), None, None
     else:
         secret = new_secret(f"The {kind} of {label}", from_stdin, file, SECRET_LIMIT)
-        login = RelayLogin(label, LoginKind(kind), user, secret)
+        login = RelayLogin(label, LoginKind(kind), user, secret, tuple(dict.fromkeys(mechanisms)))
         key, made = sealing(common)
     with offline(common.database, create=True) as txn:
         replaced = put_login(txn, login, key, time.time())
@@ -215,21 +225,33 @@ def list_credentials(common: Common, as_json: bool) -> None:
     with offline(common.database, create=False) as txn:
         rows = login_rows(txn)
     facts: list[dict[str, str | None]] = [
-        {"label": login.label, "kind": login.kind.value, "user": login.user, "where": file, "changed": None}
+        {
+            "label": login.label,
+            "kind": login.kind.value,
+            "user": login.user,
+            "mechanisms": _words(login),
+            "where": file,
+            "changed": None,
+        }
         for _, login in sorted(in_file.items())
     ]
     hidden = {row.label for row in rows} & set(in_file)
     for row in rows:
         where = "the database, not used" if row.label in hidden else "the database"
         moment = for_programs(row.changed) if as_json else for_people(row.changed)
-        facts.append({"label": row.label, "kind": row.kind.value, "user": row.user, "where": where, "changed": moment})
+        known = {"label": row.label, "kind": row.kind.value, "user": row.user, "mechanisms": _words(row)}
+        facts.append({**known, "where": where, "changed": moment})
     answer_rows(
         as_json,
         facts,
-        ["label", "kind", "user", "where", "changed"],
+        ["label", "kind", "user", "mechanisms", "where", "changed"],
         [[each or "" for each in f.values()] for f in facts],
         "There are no credentials yet; `mailsvc route credentials add LABEL --user NAME` adds some.",
     )
+
+
+def _words(login: RelayLogin | LoginRow) -> str | None:
+    return " ".join(login.mechanisms) or None
 
 
 @credentials.command("remove")

@@ -158,17 +158,30 @@ def _log_in(session: Session, login: RelayLogin) -> Steps[None]:
     binding = None if session.secured is None else session.secured.binding
     secret = _secret(login)
     offered = session.keywords.get("AUTH", "").upper().split()
-    names = choices(offered, secret, binding=binding)
+    if login.mechanisms and "SCRAM-SHA-256-PLUS" not in login.mechanisms:
+        # RFC 5802 section 6: who says that he could bind, and does not to a server that offers it, is refused.
+        binding = None
+    names = choices(offered, secret, binding=binding, allowed=login.mechanisms)
     if not names:
         text = f"{host}: no login with the credentials {login.label}: the server offers {' '.join(offered) or 'none'}"
+        if login.mechanisms:
+            text += f", allowed is {' '.join(login.mechanisms)}"
         raise Refused(refused_here(text, "4.7.0", Phase.AUTH, host))
     for name in names:
         reply = yield from _exchange(terms, secret, binding, name)
         if reply.code == 235:
             return
-        if reply.code not in (504, 534):  # not by this mechanism; perhaps by another
+        if reply.code not in (432, 504, 534):  # not by this mechanism; perhaps by another
             break
-    raise _refusal(reply, Phase.AUTH, host)
+    refusal = _refusal(reply, Phase.AUTH, host)
+    if reply.code == 535 and name.startswith("SCRAM") and "PLAIN" in offered and not login.mechanisms:
+        hint = (
+            "; where the password is right, the server may have none for SCRAM: then allow the credentials"
+            f" {login.label} only PLAIN (--mechanism PLAIN)"
+        )
+        outcome = replace(refusal.outcome, text=refusal.outcome.text + hint)
+        raise Refused(outcome, orderly=refusal.orderly)
+    raise refusal
 
 
 def _secret(login: RelayLogin) -> Secret:

@@ -9,6 +9,11 @@ password's verifier (RFC 5802 section 3), and a 235 that comes without it is som
 mechanism may be believed to be over.  And a server chooses how many rounds of hashing we do, so there is a limit: one
 that asks for a billion would stop everything here (RFC 5802 section 9), one that asks for ten wants to guess.
 
+That a server refuses a proof is no reason to tell it the password: no login goes on from SCRAM to PLAIN by itself.  A
+server that has no SCRAM secret for an account says 432 4.7.12 (RFC 4954 section 6), and then PLAIN is what it asks for;
+one that says 535 instead may be a wrong password, or a server that would like to have it.  The postmaster, who knows,
+names the mechanisms (``allowed``); so he can also rule PLAIN out where SCRAM is known to work.
+
 XOAUTH2 is Google's and Microsoft's, not an RFC; it is here because both take nothing else from programs.
 """
 
@@ -36,6 +41,9 @@ LONGEST_CHALLENGE = 8192
 """Octets of a challenge, decoded."""
 
 BINDING = "tls-exporter"
+
+PASSWORD_MECHANISMS = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
+"""Those that a password is enough for, the best first."""
 
 
 class LoginFailed(MailsvcError):
@@ -66,12 +74,15 @@ Exchange = Generator[bytes, bytes, None]
 """Yields the client's responses; is sent the server's challenges; returns when it has nothing to say any more."""
 
 
-def choices(offered: Collection[str], secret: Secret, *, binding: bytes | None) -> tuple[str, ...]:
+def choices(
+    offered: Collection[str], secret: Secret, *, binding: bytes | None, allowed: Collection[str] = ()
+) -> tuple[str, ...]:
     """The mechanisms that both sides know and ``secret`` is enough for, the best first.
 
     ``offered``: in upper case.  ``binding``: the channel's tls-exporter data (RFC 9266), None when it has none.
+    ``allowed``: those that may be spoken at all, () for any.
     """
-    return tuple(name for name in _usable(secret, binding) if name in offered)
+    return tuple(name for name in _usable(secret, binding) if name in offered and (not allowed or name in allowed))
 
 
 def _usable(secret: Secret, binding: bytes | None) -> Iterator[str]:

@@ -120,7 +120,10 @@ def _route(kind: RouteKind, key: str, rows: Sequence[Row]) -> Route:
 
 @dataclass(frozen=True, slots=True)
 class LoginRow:
-    """Credentials as they are listed, without their secret; ``sealed_by`` is "" when there is none."""
+    """Credentials as they are listed, without their secret; ``sealed_by`` is "" when there is none.
+
+    ``mechanisms``: as in `mailsvc.relay.logins.RelayLogin`.
+    """
 
     label: str
     kind: LoginKind
@@ -128,6 +131,7 @@ class LoginRow:
     sealed_by: str
     changed: float
     sealed: bytes = field(default=b"", repr=False)
+    mechanisms: tuple[str, ...] = ()
 
 
 def put_login(txn: Cursor, login: RelayLogin, key: SealingKey | None, now: float) -> bool:
@@ -142,27 +146,25 @@ def put_login(txn: Cursor, login: RelayLogin, key: SealingKey | None, now: float
         sealed, sealed_by = seal(key, login.label, login.secret.encode("utf-8"), RELAY_LOGIN), key.name
     known = maybe(txn.execute("SELECT 1 FROM relay_login WHERE label = ?", (login.label,))) is not None
     txn.execute(
-        "INSERT INTO relay_login (label, kind, username, sealed, sealed_by, changed) VALUES (?, ?, ?, ?, ?, ?)"
+        "INSERT INTO relay_login (label, kind, username, sealed, sealed_by, changed, mechanisms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (label) DO UPDATE SET kind = excluded.kind, username = excluded.username,"
-        " sealed = excluded.sealed, sealed_by = excluded.sealed_by, changed = excluded.changed",
-        (login.label, login.kind.value, login.user, sealed, sealed_by, now),
+        " sealed = excluded.sealed, sealed_by = excluded.sealed_by, changed = excluded.changed,"
+        " mechanisms = excluded.mechanisms",
+        (login.label, login.kind.value, login.user, sealed, sealed_by, now, " ".join(login.mechanisms)),
     )
     return known
 
 
 def login_rows(txn: Cursor) -> list[LoginRow]:
     """All credentials, by label."""
-    rows = many(txn.execute("SELECT label, kind, username, sealed_by, changed, sealed FROM relay_login ORDER BY label"))
+    rows = many(txn.execute(f"SELECT {_LOGIN} FROM relay_login ORDER BY label"))
     return [_login_row(*row) for row in rows]
 
 
 def login_row(txn: Cursor, label: str) -> LoginRow | None:
     """The credentials of this label, or None."""
-    row = maybe(
-        txn.execute(
-            "SELECT label, kind, username, sealed_by, changed, sealed FROM relay_login WHERE label = ?", (label,)
-        )
-    )
+    row = maybe(txn.execute(f"SELECT {_LOGIN} FROM relay_login WHERE label = ?", (label,)))
     return None if row is None else _login_row(*row)
 
 
@@ -176,7 +178,8 @@ def opened(row: LoginRow, key: SealingKey | None) -> RelayLogin:
             f"the credentials {row.label} are sealed with the key {row.sealed_by}, and {which};"
             " name its file with [certificates] key_file, or add the credentials again"
         )
-    return RelayLogin(row.label, row.kind, row.user, unseal(key, row.label, row.sealed, RELAY_LOGIN).decode("utf-8"))
+    secret = unseal(key, row.label, row.sealed, RELAY_LOGIN).decode("utf-8")
+    return RelayLogin(row.label, row.kind, row.user, secret, row.mechanisms)
 
 
 def remove_login(txn: Cursor, label: str) -> None:
@@ -189,5 +192,10 @@ def remove_login(txn: Cursor, label: str) -> None:
         raise NotFound(f"there are no credentials {label}; `mailsvc route credentials list` shows what there is")
 
 
-def _login_row(label: str, kind: str, user: str, sealed_by: str, changed: float, sealed: bytes) -> LoginRow:
-    return LoginRow(label, LoginKind(kind), user, sealed_by, changed, bytes(sealed))
+_LOGIN = "label, kind, username, sealed_by, changed, sealed, mechanisms"
+
+
+def _login_row(
+    label: str, kind: str, user: str, sealed_by: str, changed: float, sealed: bytes, mechanisms: str
+) -> LoginRow:
+    return LoginRow(label, LoginKind(kind), user, sealed_by, changed, bytes(sealed), tuple(mechanisms.split()))
