@@ -20,7 +20,7 @@ from tests.test_events_of_servers import ToldHost
 
 DAY = 86_400.0
 IN_USE = b"-ERR [IN-USE] another session has this maildrop open\r\n"
-ENDED = b"-ERR [AUTH] the password was changed or revoked meanwhile; nothing more is deleted\r\n"
+ENDED = b"-ERR [SYS/PERM] the password was changed or revoked meanwhile; nothing more is deleted\r\n"
 KEY = parse_address(ALICE).key
 
 

@@ -14,7 +14,7 @@ from tests.client_certificates import AskingHost, external, key_of, person
 from tests.memory import ALICE, PASSWORD, Client, MailCase, MailHost, storage_failure
 from tests.test_events_of_servers import ToldHost
 
-ENDED = b"-ERR [AUTH] the password was changed or revoked meanwhile; nothing more is deleted\r\n"
+ENDED = b"-ERR [SYS/PERM] the password was changed or revoked meanwhile; nothing more is deleted\r\n"
 KEY = parse_address(ALICE).key
 MESSAGE = b"Subject: x\r\n\r\nbody\r\n"
 

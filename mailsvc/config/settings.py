@@ -150,7 +150,7 @@ class Pop3:
         12288,
         Whole("octets", 1024, 65536),
         "The longest response inside AUTH, with its line end.",
-        advised=(12288, "RFC 5034 section 4"),
+        advised=(12288, "RFC 4954 section 4"),
     )
     sessions: int = _setting(10, Whole("sessions", 1, 1000), "Sessions of one account at a time.")
     login_delay: int = _setting(

@@ -2,8 +2,9 @@
 
 RFC 6856 section 2.1 leaves three ways to hand an internationalised message to a client that did not say UTF8: to refuse
 it, the simplified surrogate of RFC 6858, or this one.  This one is taken because it loses least: RFC 6858 throws away
-every field that it does not know and every address, and what a client deletes after fetching is gone for good (RFC
-6858 section 5).  Here an address becomes text that a person can still read, and so does everything else.
+each address beyond ASCII and every such field that it has no rule for (sections 2.1 and 2.4), and what a client deletes
+after fetching is gone for good (RFC 6858 section 5).  Here an address becomes text that a person can still read, and so
+does everything else.
 
 The rules are those of RFC 6857, by the kind of field: `_KINDS` is its section 3.2.  Nothing but fields with octets
 beyond ASCII is touched; those that are valid stay valid, and an address never turns into another one: a local part

@@ -26,7 +26,7 @@ FAILURES: tuple[type[Exception], ...] = (LoginRefused, UnauthorizedLogin, Malfor
 
 
 def failure_reply(error: Exception) -> Reply:
-    """What the client hears: one text for all that a guess could be (RFC 3206 section 4, RFC 5034 section 4)."""
+    """What the client hears: one text for all that a guess could be (RFC 3206 section 5, RFC 5034 section 4)."""
     match error:
         case TemporaryFailure():
             return says("no_login")

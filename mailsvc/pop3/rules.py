@@ -15,11 +15,12 @@ from mailsvc.wire.conversation import Patience
 class Rules:
     """What one listener holds its clients to.
 
-    ``command_line`` and ``auth_line``: octets with CRLF (RFC 5034 section 4 wants 12288 for the latter).  ``errors``,
-    ``commands``: before the session is ended; ``early_commands``: the same before login.  ``greeting``: the text of the
-    first line, "" for the host's name.  ``implementation``: what CAPA says we are, "" for nothing.  ``language``: what
-    ``LANG *`` stands for (RFC 6856 section 3.2).  ``refuse_utf8``: internationalised messages are refused before UTF8
-    (RFC 6856 section 2.1 leaves the choice).
+    ``command_line`` and ``auth_line``: octets with CRLF (for the latter RFC 5034 section 4 wants the longest that a
+    mechanism makes, and RFC 4954 section 4 says 12288).  ``errors``, ``commands``: before the session is ended;
+    ``early_commands``: the same before login.  ``greeting``: the text of the first line, "" for the host's name.
+    ``implementation``: what CAPA says we are, "" for nothing.  ``language``: what ``LANG *`` stands for (RFC 6856
+    section 3.2).  ``refuse_utf8``: internationalised messages are refused before UTF8 (RFC 6856 section 2.1 leaves the
+    choice).
     """
 
     name: str

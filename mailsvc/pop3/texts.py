@@ -39,7 +39,6 @@ CODES: Mapping[str, str] = {
     "wrong_login": "AUTH",
     "acting": "AUTH",
     "binding": "AUTH",
-    "login_ended": "AUTH",
     "no_login": "SYS/TEMP",
     "trouble": "SYS/TEMP",
     "stopping": "SYS/TEMP",
@@ -47,6 +46,8 @@ CODES: Mapping[str, str] = {
     "not_removed": "SYS/TEMP",
     "commands": "SYS/TEMP",
     "gone": "SYS/PERM",
+    # AUTH would say it better, but is for commands that log in only (RFC 3206 section 5)
+    "login_ended": "SYS/PERM",
     # RFC 6856 section 5
     "needs_utf8": "UTF8",
     # mistakes of the client
