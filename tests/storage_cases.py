@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -66,6 +70,31 @@ def count(txn: Cursor, table: str) -> int:
     return int(rows)
 
 
+@cache
+def _new_database() -> bytes:
+    folder = tempfile.mkdtemp()
+    try:
+        path = Path(folder, "mail.sqlite3")
+        with offline(str(path), create=True):
+            pass
+        return path.read_bytes()
+    finally:
+        shutil.rmtree(folder)
+
+
+def make_database(path: str) -> None:
+    """Make the file of a database as `offline` and the service make it, when there is none; nobody is in it yet.
+
+    It is a copy: making one takes a hundred times as long.  How it is made is tested in `tests.test_storage_opening`.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with open(descriptor, "wb") as file:
+        file.write(_new_database())
+
+
 def spawn(script: str, *arguments: str) -> subprocess.Popen[str]:
     """A Python process of its own that can import mailsvc; its stdin and stdout are pipes of text.
 
@@ -93,5 +122,6 @@ class OfflineCase(SynchronousTestCase):
     @contextmanager
     def transaction(self) -> Iterator[Cursor]:
         """A transaction on `self.path`, which is made when needed."""
+        make_database(self.path)
         with offline(self.path, create=True) as txn:
             yield txn

@@ -23,6 +23,7 @@ from mailsvc.storage.accounts import account, add_account, remove_account, set_p
 from mailsvc.storage.credentials import renew_hash
 from mailsvc.storage.database import Database
 from mailsvc.storage.rows import Cursor
+from tests.storage_cases import make_database
 
 reactor: Any = the_reactor
 P = ParamSpec("P")
@@ -115,7 +116,9 @@ class CheckerCase(TestCase):
     """A checker on a database file of its own, with cheap hashes and a clock that we turn."""
 
     async def setUp(self) -> None:  # type: ignore[override]
-        self.database = Database(self.mktemp(), reactor)
+        path = self.mktemp()
+        make_database(path)
+        self.database = Database(path, reactor)
         self.database.open()
         self.addCleanup(self.database.close)
         self.counted = CountedDatabase(self.database)

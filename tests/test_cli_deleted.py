@@ -22,7 +22,7 @@ class MailboxCase(UserCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.add()
+        self.have(KEY)
         with offline(self.path, create=False) as txn:
             row = account(txn, KEY)
             assert row is not None

@@ -23,8 +23,7 @@ class DirectoryCase(UserCase):
     def setUp(self) -> None:
         super().setUp()
         self.options: list[str] = []
-        self.add(ALICE)
-        self.add(BOB)
+        self.have(ALICE, BOB)
 
     def run_command(self, *arguments: str, input: str | bytes | None = None) -> Result:
         """As in `UserCase`, with the options of `use_configuration`."""

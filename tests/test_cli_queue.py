@@ -21,7 +21,7 @@ class QueueTests(UserCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.add()
+        self.have("alice@example.org")
         self.now = time.time() - 7200.0
         with offline(self.path, create=False) as txn:
             columns = {"account": "alice@example.org"}

@@ -34,7 +34,7 @@ domain = "example.org"
 class SendmailCase(UserCase):
     def setUp(self) -> None:
         super().setUp()
-        self.add()
+        self.have("alice@example.org")
         self.configure()
 
     def configure(self, more: str = "") -> None:

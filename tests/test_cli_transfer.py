@@ -25,6 +25,7 @@ from mailsvc.storage import accounts, exports, mailboxes, rules
 from mailsvc.storage.exports import Outgoing
 from mailsvc.storage.mailboxes import NewMessage
 from mailsvc.storage.opening import looking, offline
+from tests.storage_cases import make_database
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"
@@ -41,7 +42,8 @@ class TransferCase(SynchronousTestCase):
 
     def add_accounts(self, *addresses: str) -> None:
         """Make accounts without a password."""
-        with offline(self.database, create=True) as txn:
+        make_database(self.database)
+        with offline(self.database, create=False) as txn:
             for address in addresses:
                 accounts.add_account(txn, parse_address(address), None, 0.0)
 

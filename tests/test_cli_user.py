@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailsvc.accounts.passwords import verify
+from mailsvc.accounts.passwords import hash_password, verify
 from mailsvc.cli.main import mailsvc as command
 from mailsvc.errors import AlreadyExists, MailsvcError, NotFound, StartRefused
-from mailsvc.mail.address import AddressError
-from mailsvc.storage.accounts import AccountRow, account, domains
+from mailsvc.mail.address import AddressError, parse_address
+from mailsvc.storage.accounts import AccountRow, account, add_account, domains
 from mailsvc.storage.database import offline
+from tests.storage_cases import make_database
 
 ALICE = "alice@example.org"
+
+
+@cache
+def _hashed() -> str:
+    return hash_password("opensesame")
 
 
 class UserCase(SynchronousTestCase):
@@ -46,6 +53,13 @@ class UserCase(SynchronousTestCase):
     def add(self, address: str = ALICE, password: str = "opensesame") -> str:
         """Add an account."""
         return self.succeed("user", "add", address, "--password-stdin", input=password + "\n")
+
+    def have(self, *addresses: str) -> None:
+        """Accounts as `add` makes them, for tests that are about something else: all have one hash, and no verifier."""
+        make_database(self.path)
+        with offline(self.path, create=False) as txn:
+            for address in addresses:
+                add_account(txn, parse_address(address), _hashed(), 0.0)
 
     def row(self, key: str = ALICE) -> AccountRow | None:
         """The account's row."""

@@ -15,7 +15,7 @@ from mailsvc.errors import NotFound, StartRefused, StorageFailure
 from mailsvc.storage import accounts, mailboxes
 from mailsvc.storage.database import BATCH_JOBS, Database, offline
 from mailsvc.storage.rows import Cursor, one
-from tests.storage_cases import ALICE, BOB, HEADER, TRACE, add, content, count, deliver, new_message
+from tests.storage_cases import ALICE, BOB, HEADER, TRACE, add, content, count, deliver, make_database, new_message
 
 
 class Case(TestCase):
@@ -25,6 +25,7 @@ class Case(TestCase):
         folder = os.path.realpath(self.mktemp())
         os.makedirs(folder)
         self.path = os.path.join(folder, "mail.sqlite3")
+        make_database(self.path)
         self.database = Database(self.path, reactor, lock_timeout=0.2)
         self.database.open()
         self.addCleanup(self.database.close)
