@@ -107,6 +107,25 @@ class Rows(OfflineCase):
     def entries(self, txn: Cursor) -> list[tuple[float, str]]:
         return [(time, kind) for time, kind in many(txn.execute("SELECT time, kind FROM event ORDER BY id"))]
 
+    @settings(deadline=None, max_examples=20)
+    @given(st.lists(st.booleans(), max_size=45))
+    def test_many_at_once_keep_their_order_and_their_keys(self, keyed: list[bool]) -> None:
+        """Events with keys and without, in any order and number: each is found by its own key, in the order given."""
+        with self.transaction() as txn:
+            txn.execute("DELETE FROM event_key")
+            txn.execute("DELETE FROM event")
+            made = [
+                LoginFailed(f"u{number}@x") if is_keyed else Connected(f"l{number}")
+                for number, is_keyed in enumerate(keyed)
+            ]
+            events.record(txn, [Entry(1.0, each) for each in made])
+            rows = many(txn.execute("SELECT kind, detail FROM event ORDER BY id"))
+            self.assertEqual([event_of(kind, json.loads(detail)) for kind, detail in rows], made)
+            for each in made:
+                if isinstance(each, LoginFailed):
+                    found = events.by_key(txn, each.name, since=0.0, limit=5)
+                    self.assertEqual([entry.event for entry in found], [each])
+
     def test_written_and_found(self) -> None:
         """A row is found by trace id, client, key and connection, and comes back whole."""
         entry = Entry(5.0, ACCEPTED, 77, "192.0.2.7", "TRACE", 4)

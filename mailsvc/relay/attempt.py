@@ -233,7 +233,11 @@ class Deliveries:
             tuple(trial.waiting),
             self._contents.of(batch),
             batch.size,
-            {address: Wish(rows[0].words, rows[0].original) for address, rows in trial.waiting.items()},
+            {
+                address: Wish(rows[0].words, rows[0].original)
+                for address, rows in trial.waiting.items()
+                if rows[0].notify is not None or rows[0].original is not None
+            },
             message.dsn_return,
             message.envelope_id,
             message.smtputf8,

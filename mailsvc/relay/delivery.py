@@ -203,8 +203,9 @@ def _obstacle(
 
 
 def _rcpt(session: Session, outgoing: Outgoing, recipient: Address) -> str:
-    words, wish = [f"RCPT TO:<{recipient}>"], outgoing.wish(recipient)
+    words = [f"RCPT TO:<{recipient}>"]
     if "DSN" in session.keywords:
+        wish = outgoing.wish(recipient)
         words += [f"NOTIFY={','.join(wish.notify)}"] if wish.notify is not None else []
         words += [f"ORCPT={encode_original(wish.original)}"] if wish.original is not None else []
     return " ".join(words)
