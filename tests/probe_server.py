@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from functools import cache
 from typing import Any
 
@@ -62,3 +64,14 @@ class Serving(TestCase):
         self.addCleanup(port.stopListening)
         number: int = port.getHost().port
         return number
+
+    def serve_locally(self, **changed: bytes) -> str:
+        """The path of a UNIX socket where one serves; short, because the kernel takes no long ones."""
+        folder = tempfile.mkdtemp(prefix="mailsvc-")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        answers = {verb.upper().encode("ascii"): answer for verb, answer in changed.items()}
+        factory = Factory()
+        factory.buildProtocol = lambda addr: _Mail(answers)  # type: ignore[method-assign]
+        port = reactor.listenUNIX(f"{folder}/lmtp", factory)
+        self.addCleanup(port.stopListening)
+        return f"{folder}/lmtp"

@@ -241,6 +241,26 @@ class Sockets(Serving):
         self.assertIn("has no MTA-STS", report.published.sts.remark)
         self.assertTrue(report.resumed)
 
+    async def test_a_unix_socket(self) -> None:
+        """LMTP on a socket of this machine, with STARTTLS and without: no DNS is asked, the report names the path."""
+        for keywords, outcome, words in (
+            (b"250-x\r\n250 STARTTLS\r\n", Outcome.VERIFIED, "it would deliver (encrypted, server name verified)"),
+            (b"250 x\r\n", Outcome.NO_TLS, "it would deliver in clear"),
+        ):
+            path = self.serve_locally(lhlo=keywords)
+            target = Target("", 0, Talk.LMTP, False, HOST, path=path)
+            report = await probed(Plan(target, trust(), limits=Limits()), reactor, NoNames())
+            self.assertIs(report.conclusion.outcome, outcome)
+            self.assertIn(words, report.conclusion.relay)
+            self.assertIn("a socket of this machine is in no DNS", report.published.dane.remark)
+            self.assertIn(f"unix:{path}, LMTP, STARTTLS", "\n".join(lines(report)))
+            facts: Any = as_json(report)["target"]
+            self.assertEqual((facts["host"], facts["port"], facts["path"]), (None, None, path))
+        target = replace(target, path=f"{path}.none")
+        report = await probed(Plan(target, trust(), limits=Limits()), reactor, NoNames())
+        self.assertIs(report.conclusion.outcome, Outcome.UNREACHED)
+        self.assertIn("no such file", report.conclusion.sentence)
+
     async def test_dane(self) -> None:
         """A TLSA record that matches verifies a server that no CA vouches for; one that does not refuses it."""
         record = TLSARecord(3, 1, 1, bytes.fromhex(spki_digest(good().certificate)))

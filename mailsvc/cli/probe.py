@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import click
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from mailsvc.certkit.files import read
@@ -94,13 +95,13 @@ class Plan:
 
 
 @click.command()
-@click.argument("where", metavar="[HOST[:PORT]]", required=False)
+@click.argument("where", metavar="[HOST[:PORT]|unix:PATH]", required=False)
 @click.option(
     "--starttls",
     type=click.Choice([talk.value for talk in Talk if talk is not Talk.NOTHING]),
     help="What is spoken until TLS begins. [default: by the port; without one there TLS is begun at once]",
 )
-@click.option("--servername", metavar="NAME", help="The name to ask for and to verify. [default: HOST]")
+@click.option("--servername", metavar="NAME", help="The name to ask for and to verify. [default: HOST; ours]")
 @click.option("--domain", metavar="NAME", help="The domain whose mail HOST takes. [default: found by its MX]")
 @click.option(
     "--from",
@@ -152,15 +153,22 @@ def probe(
             raise click.UsageError("--self finds out by itself where to go; give it the options of the listeners only")
         return probe_self.tried(common, listeners, limits, run, as_json=as_json_)
     if where is None:
-        raise click.UsageError("give HOST[:PORT], or --self")
+        raise click.UsageError("give HOST[:PORT], unix:PATH, or --self")
     if any(listeners.values()):
         raise click.UsageError("the options of the listeners go with --self")
     if key is not None and cert is None:
         raise click.UsageError("--key goes with --cert")
-    host, port = _place(where)
-    talk, at_once = _spoken(port, starttls)
     helo, mail_from = _sender(common, sender)
-    target = Target(host, port or talk.port, talk, at_once, _name(servername or host), helo, mail_from)
+    if where.startswith("unix:"):
+        path = where.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise click.UsageError("give the path of a UNIX socket: unix:/run/dovecot/lmtp")
+        name = _name(servername or common.in_force().configuration.hostname)
+        target = Target("", 0, Talk(starttls or Talk.LMTP.value), False, name, helo, mail_from, path)
+    else:
+        host, port = _place(where)
+        talk, at_once = _spoken(port, starttls)
+        target = Target(host, port or talk.port, talk, at_once, _name(servername or host), helo, mail_from)
     plan = Plan(
         target,
         Trust(_roots(ca)),
@@ -203,9 +211,11 @@ async def probed(
         raise MailsvcError(f"OpenSSL does not take the client certificate ({error}); give another") from error
     names = (published.domain,) if published.domain else ()
     destination = client.to(
-        target.server_name, target.port, host=target.host, tlsa=published.dane.records, tlsa_names=names
+        target.server_name, target.port, host=target.host or None, tlsa=published.dane.records, tlsa_names=names
     )
-    endpoint = HostnameEndpoint(reactor, target.host, target.port)
+    endpoint: IStreamClientEndpoint = (
+        UNIXClientEndpoint(reactor, target.path) if target.path else HostnameEndpoint(reactor, target.host, target.port)
+    )
     seen = await observe(target, endpoint, destination, reactor, plan.limits)
     resumed: bool | None = None
     if plan.resume and target.talk is not Talk.NOTHING and seen.identity is not None and seen.stop is None:
@@ -247,6 +257,9 @@ async def _published(
 ) -> Published:
     target = plan.target
     host = target.server_name
+    if target.path:
+        remark = "not looked up: a socket of this machine is in no DNS"
+        return Published("", DaneFacts(remark=remark), StsFacts(remark=remark), Demand(Level.PLAIN, "not looked at"))
     if "." not in host or _is_address(host):
         remark = f"not looked up: {host} is no name of the public DNS"
         memory = remembered(plan.domain) if plan.domain else Demand(Level.PLAIN, "not looked at: no domain is known")

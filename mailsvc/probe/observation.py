@@ -65,7 +65,8 @@ class Target:
 
     ``host`` and ``port``: where the connection goes.  ``at_once``: TLS from the first octet instead of STARTTLS.
     ``server_name``: what the certificate must name.  ``helo``: what we call ourselves.  ``sender``: an address for
-    which MAIL FROM is tried inside TLS ("" for none; SMTP and LMTP).
+    which MAIL FROM is tried inside TLS ("" for none; SMTP and LMTP).  ``path``: of a UNIX socket, in place of host and
+    port, which are then "" and 0.
     """
 
     host: str
@@ -75,12 +76,14 @@ class Target:
     server_name: str
     helo: str = "localhost"
     sender: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
+        place = f"unix:{self.path}" if self.path else f"{host}:{self.port}"
         how = "TLS from the first octet" if self.at_once else "STLS" if self.talk is Talk.POP3 else "STARTTLS"
         what = "" if self.talk is Talk.NOTHING else f"{self.talk.name}, "
-        return f"{host}:{self.port}, {what}{how}"
+        return f"{place}, {what}{how}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,9 @@ def as_json(report: Report) -> dict[str, object]:
         "sentence": conclusion.sentence,
         "level": conclusion.level.name.lower(),
         "target": {
-            "host": target.host,
-            "port": target.port,
+            "host": target.host or None,
+            "port": target.port or None,
+            "path": target.path or None,
             "protocol": target.talk.value,
             "starttls": not target.at_once,
             "server_name": target.server_name,

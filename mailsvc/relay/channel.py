@@ -14,6 +14,7 @@ the wait and is not set back by octets that come one at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -305,4 +306,7 @@ def _tls_words(error: SSL.Error) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return safe_text(str(getattr(error, "osError", None) or error) or type(error).__name__)
+    reason = getattr(error, "osError", None) or error
+    if isinstance(reason, int):  # a UNIX socket's
+        reason = os.strerror(reason).lower()
+    return safe_text(str(reason) or type(error).__name__)
