@@ -126,6 +126,8 @@ class Kinds(SynchronousTestCase):
             self.assertEqual(
                 downgraded_field(f"{name}: ö@b,\r\n c\r\n".encode(), closely=False), f"{name}: {written}\r\n".encode()
             )
+        long_id = downgraded_field("Message-ID: <ö@b>\r\n".encode(), closely=False)
+        self.assertEqual(long_id, b"Downgraded-Message-ID: =?utf-8?b?PMO2QGI+?=\r\n")
 
 
 class Always(SynchronousTestCase):

@@ -68,7 +68,9 @@ def downgraded_field(field: bytes, *, closely: bool = True) -> bytes:
     text, charset = read(body)
     kind = _KINDS.get(name.lower(), unstructured)
     if not closely or len(field) > LONGEST:
-        written = (hidden if kind is addresses else as_one)(text, charset, len(start[0]))
+        if kind in (_message_ids, typed_address):
+            name = f"Downgraded-{name}"
+        written = (hidden if kind is addresses else as_one)(text, charset, len(name) + len(colon))
         return f"{name}{colon}{written}".encode("ascii") + ending
     try:
         written = kind(text, charset, len(start[0]))
