@@ -71,6 +71,7 @@ def write_credential(folder: Path, issued: Issued) -> tuple[Path, Path]:
     folder.mkdir(exist_ok=True)
     chain, key = folder / "fullchain.pem", folder / "privkey.pem"
     chain.write_bytes(chain_pem(issued))
+    chain.chmod(0o644)
     key.touch(0o600)
     key.write_bytes(encode_key(issued.key))
     return chain, key
