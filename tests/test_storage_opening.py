@@ -49,6 +49,17 @@ class Places(SynchronousTestCase):
             (problem,) = problems_of(nothing)
             self.assertIn("is no place for a database", problem)
 
+    def test_folder_that_was_removed(self) -> None:
+        """A relative path means nothing in a folder that is gone; that is said, and a whole path is still one."""
+        self.addCleanup(os.chdir, os.getcwd())
+        folder = os.path.abspath(self.mktemp())
+        os.mkdir(folder)
+        os.chdir(folder)
+        os.rmdir(folder)
+        (problem,) = problems_of("mail.db")
+        self.assertIn("give --database the whole path", problem)
+        self.assertEqual(dialect_of("/var/mail.db").name, "/var/mail.db")
+
 
 class Statements(SynchronousTestCase):
     @settings(deadline=None)

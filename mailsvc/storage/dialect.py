@@ -131,7 +131,13 @@ def dialect_of(url_or_path: str) -> Dialect:
         raise StartRefused([f"mailsvc knows no database of the kind {scheme}:; give --database a file name"])
     if not path or path == ":memory:" or "\0" in path:
         raise StartRefused([f"{url_or_path!r} is no place for a database; give --database a file name"])
-    return Sqlite(path)
+    try:
+        return Sqlite(path)
+    except OSError:
+        # Only the folder that we stand in is asked for, and it may have been removed since.
+        raise StartRefused(
+            [f"{path} is relative to a folder that does not exist any more; give --database the whole path"]
+        ) from None
 
 
 class Sqlite:

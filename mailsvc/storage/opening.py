@@ -27,6 +27,9 @@ def problems_of(url_or_path: str, upgrades: Sequence[Upgrade] | None = None) -> 
     """What would make `Database.open` fail, as sentences (but not another mailsvc); looks only."""
     try:
         dialect = dialect_of(url_or_path)
+    except StartRefused as refused:
+        return list(refused.problems)
+    try:
         problems = dialect.obstacles()
         if problems or not dialect.exists():
             return problems
