@@ -1,8 +1,8 @@
 """The one server-side TLS object that every listener shares.
 
-It serves implicit TLS (`TLSMemoryBIOFactory(server_tls, False, factory)`) and STARTTLS or STLS
-(`transport.startTLS(server_tls)`) alike: Twisted asks it for a connection, OpenSSL asks it for a certificate
-by the client's SNI, and `replace` swaps the whole set of certificates while connections run. Where
+It serves implicit TLS (`mailsvc.wire.implicit.ImplicitTLSFactory`) and STARTTLS or STLS
+(`transport.startTLS(server_tls)`) alike: Twisted asks it for a connection, OpenSSL asks it for a certificate by the
+client's SNI, and `replace` swaps the whole set of certificates while connections run. Where
 credentials come from, and whether they are any good, is left to `tls.sources`.
 
 Listeners differ in what they demand of their clients (`tls.policy.ListenerPolicy`): whether a certificate is asked
