@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import poplib
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -229,6 +231,23 @@ class ClientCertificates(SynchronousTestCase):
         self.assertNotEqual(self.msmtp("submissions", "external", *gone).status, 0)
         self.assertEqual(self.msmtp("submissions", "external", *stays).status, 0)
         self.assertTrue(any("was revoked by its CA" in line for line in self.service.log), self.service.log_tail())
+
+    def test_a_login_that_is_taken_back(self) -> None:
+        """A session that is open ends at its next command when another process has disabled the account.
+
+        Rule: POP3: a session ends when its login is taken back
+        """
+        client = poplib.POP3("localhost", self.service.ports["pop3"], timeout=LIMIT)
+        self.addCleanup(client.close)
+        client.stls(ssl.create_default_context(cafile=str(self.service.ca)))
+        client.user(ALICE)
+        client.pass_(PASSWORD)
+        self.mailsvc("user", "set", ALICE, "--disabled", "on")
+        with self.assertRaises(poplib.error_proto) as caught:
+            for _ in range(1000):  # the tables are looked at once a second
+                client.noop()
+                threading.Event().wait(0.02)
+        self.assertIn("[SYS/PERM]", str(caught.exception))
 
     def test_passwords_work_beside_it(self) -> None:
         """Where certificates are asked for and not required, a password does as before."""
