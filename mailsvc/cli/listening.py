@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mailsvc.config.endpoint import endpoint_parts
 
-SECONDS = 5.0
+SECONDS = 20.0
 _LINE_LIMIT = 4096
 _MOST_LINES = 100
 INSIDE_TLS = frozenset({"submissions", "pop3s"})

@@ -62,5 +62,7 @@ def probe(home: Path, port: int, ca: str, *options: str) -> Done:
     """`mailsvc probe`: our own client, with the name localhost verified."""
     place = ("--servername", "localhost", "--ca", ca, f"127.0.0.1:{port}")
     return run(
-        [sys.executable, "-m", "mailsvc", "probe", *options, *place], home=home, environment=python_environment()
+        [sys.executable, "-m", "mailsvc", "probe", "--timeout=120", *options, *place],
+        home=home,
+        environment=python_environment(),
     )

@@ -16,7 +16,8 @@ SECONDS = 180.0
 
 def probe(service: RunningService, *arguments: str) -> tuple[int, Any]:
     """The status and the JSON of a probe."""
-    command = [sys.executable, "-m", "mailsvc", f"--database={service.database}", "probe", "--json", *arguments]
+    options = ["--timeout=120", "--json", *arguments]
+    command = [sys.executable, "-m", "mailsvc", f"--database={service.database}", "probe", *options]
     run = subprocess.run(
         command, cwd=service.folder, env=python_environment(ROOT), capture_output=True, timeout=SECONDS
     )

@@ -44,7 +44,7 @@ class Command(Serving):
         database = str(folder / "mail.sqlite3")
         with offline(database, create=True) as txn:
             note_shown(txn, "out", "example.org", "", Level.NAME, datetime.now(UTC).timestamp(), 86400.0)
-        common = ("--database", database, "probe", "--timeout", "10", "--from", "client.example.net")
+        common = ("--database", database, "probe", "--timeout", "120", "--from", "client.example.net")
         smtp = ("--starttls", "smtp", "--servername", "localhost", "--domain", "example.org", "--ca", str(ca))
 
         async def tried(port: int, *more: str) -> tuple[int, str]:
@@ -65,7 +65,7 @@ class Command(Serving):
     async def test_the_command_used_wrong(self) -> None:
         """Wrong usage is 2, files that are not there are 1 with a sentence."""
         for arguments, expected, words in (
-            ((), 2, "give HOST[:PORT], or --self"),
+            ((), 2, "give HOST[:PORT], unix:PATH, or --self"),
             (("x:y",), 2, "no port"),
             (("x", "--key", "k"), 2, "--key goes with --cert"),
             (("x", "--self"), 2, "--self finds out"),
