@@ -159,6 +159,26 @@ class TheContents(Case):
         self.content(contents, batch)
         self.assertEqual(self.store.calls, ["content_parts"])
 
+    def test_what_is_being_read_counts(self) -> None:
+        """Conversations that begin at the same time do not all take the room that each has seen."""
+        self.patch(journeys, "AHEAD", PART_LIMIT)
+        contents, batch = Contents(self.store), self.batch(4 * PART_LIMIT)
+        self.store.held = True
+
+        async def first(content: object) -> bytes:
+            return await anext(content)  # type: ignore[call-overload, no-any-return]
+
+        both = [contents.of(batch)() for _ in range(2)]
+        answers = [Deferred.fromCoroutine(first(content)) for content in both]
+        self.store.release()
+        self.assertEqual([len(self.successResultOf(answer)) for answer in answers], [batch.message.header_size] * 2)
+        self.store.held = False
+        self.store.calls.clear()
+        self.successResultOf(Deferred.fromCoroutine(first(both[0])))
+        self.assertEqual(self.store.calls, [])
+        self.successResultOf(Deferred.fromCoroutine(first(both[1])))
+        self.assertEqual(self.store.calls, ["content_parts"])
+
     def test_a_part_that_is_missing(self) -> None:
         """Nothing behind a gap is taken for what should stand there: the message cannot be read."""
         batch = self.batch(4 * PART_LIMIT)

@@ -20,7 +20,7 @@ from mailsvc.relay.destinations import ways_of
 from mailsvc.relay.outgoing import Content
 from mailsvc.relay.routes import Target
 from mailsvc.relay.seams import Batch
-from mailsvc.storage.mailboxes import content_parts
+from mailsvc.storage.mailboxes import PART_LIMIT, content_parts
 from mailsvc.storage.outbound import OutboundRow
 from mailsvc.storage.rows import Cursor
 from mailsvc.storage.store import Store
@@ -107,13 +107,14 @@ class Contents:
             part = octets = 0
             while octets < message.size:
                 many = PARTS if self._ahead < AHEAD else 1
-                some = await self._store.read(content_parts, message.id, part, many)
-                if not some:
-                    raise TemporaryFailure("the message is not in the database any more")
-                part += len(some)
-                held = sum(map(len, some))
+                # Counted before it is read: a hundred conversations may begin at the same time.
+                held = min(many * PART_LIMIT, message.size)
                 self._ahead += held
                 try:
+                    some = await self._store.read(content_parts, message.id, part, many)
+                    if not some:
+                        raise TemporaryFailure("the message is not in the database any more")
+                    part += len(some)
                     for data in some:
                         octets += len(data)
                         yield data
