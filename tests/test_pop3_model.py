@@ -8,7 +8,8 @@ from __future__ import annotations
 from tests.memory import MailCase
 from tests.pop3_model import Expected, Model, Play, Replies
 
-SEQUENCES = 1_000
+SEQUENCES = 100
+"""The first ones of the 10,000 in `tests.system.test_pop3_sequences`."""
 
 
 class RandomSequences(MailCase):

@@ -122,17 +122,6 @@ class Retries(Case):
         self.assertEqual(world.now, 650.0)
         self.assertEqual(world.bounces.reports, [])
 
-    def test_kept_for_less(self) -> None:
-        """A row may say how long it is kept, shorter or longer than the others."""
-        world = self.world
-        world.network.others = lambda now, row: DOWN
-        world.node()
-        world.send("bob@example.net", keep=HOUR)
-        world.send("eve@example.com", keep=30 * DAY)
-        world.run(31 * DAY)
-        failed = [each for each in world.bounces.reports if each.action is Action.FAILED]
-        self.assertEqual([each.time - world.start for each in failed], [HOUR, 30 * DAY])
-
     def test_released_later(self) -> None:
         """What is to go out later goes out then, and its age counts from then."""
         world = self.world

@@ -107,3 +107,14 @@ class Days(Case):
             self.assertEqual(len({*failed, *arrived}), sent)
             self.assertEqual((world.count("outbound"), world.count("message")), (0, 0))
             world.stop()
+
+    def test_kept_for_less(self) -> None:
+        """A row may say how long it is kept, shorter or longer than the others."""
+        world = self.world
+        world.network.others = lambda now, row: DOWN
+        world.node()
+        world.send("bob@example.net", keep=HOUR)
+        world.send("eve@example.com", keep=30 * DAY)
+        world.run(31 * DAY)
+        failed = [each for each in world.bounces.reports if each.action is Action.FAILED]
+        self.assertEqual([each.time - world.start for each in failed], [HOUR, 30 * DAY])
