@@ -221,9 +221,20 @@ def tell(terminal: int, problems: Sequence[str]) -> None:
         os.write(terminal, lines.encode("utf-8", "backslashreplace"))
 
 
+def _terminal() -> int:
+    """A descriptor of its own for what standard error is; that is opened when whoever has started us has closed it."""
+    try:
+        return os.dup(2)
+    except OSError:
+        # The next connection would get its number, and what a library says on standard error.
+        while os.open(os.devnull, os.O_RDWR) < 2:
+            pass
+        return os.dup(2)
+
+
 def makeService(options: Options) -> Start:
     """The whole service for `twistd mailsvc`; a start that is refused ends the process with status 1."""
-    start = Start(os.dup(2), options.parent or {})
+    start = Start(_terminal(), options.parent or {})
     with start.told(started=False):
         settled = configuration(options)
         # here, not at the top: by now `--reactor` has chosen one, and `--help` need not load the service

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.running import python_environment
+from tests.running import RunningService, python_environment
 
 SENDMAIL = "import sys; from mailsvc.cli.start import sendmail; sys.exit(sendmail())"
 MAIL = b"Subject: x\n\nhello\n"
@@ -90,3 +90,14 @@ class Descriptors(SynchronousTestCase):
         dialogue = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nSubject: x\r\n."
         self.assertEqual(self.sendmail("", "-bs", stdin=dialogue), 0)
         self.assertEqual(self.messages(), 0)
+
+
+class TheService(SynchronousTestCase):
+    def test_starts_without_standard_error(self) -> None:
+        """`twistd mailsvc` with a closed standard error, or input, is a service like any other."""
+        for how in ("2>&-", "<&-", "<&- 2>&-"):
+            with tempfile.TemporaryDirectory(prefix="mailsvc-test-") as folder:
+                service = RunningService(Path(folder), prefix=["sh", "-c", f'exec "$@" {how}', "sh"])
+                with service:
+                    self.assertIn("smtp", service.ports)
+                self.assertEqual(service.alarms(), [])
