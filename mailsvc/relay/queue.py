@@ -10,10 +10,11 @@ of rows: `wake` says that something was stored in this process, a timer knows wh
 second one small read asks whether another process or the command line has changed something.
 
 The hardest idea is that memory is only a copy.  What is claimed stays in the table, under a lease that is renewed as
-long as the row is here; a process that is killed loses nothing but the attempts that it was in the middle of, and the next one
-that holds the lock which that one held does not wait for the end of the lease.  A row that was held or removed meanwhile
-is dropped from memory before its attempt begins, not later than a second after.  An outcome that cannot be written (a
-full disk) is kept until it can, and until then nothing new begins: a delivery that nobody can note would be made again.
+long as the row is here; a process that is killed loses nothing but the attempts that it was in the middle of, and the
+next one that holds the lock which that one held does not wait for the end of the lease.  A row that was held or removed
+meanwhile is dropped from memory before its attempt begins, not later than a second after.  An outcome that cannot be
+written (a full disk) is kept until it can, and until then nothing new begins: a delivery that nobody can note would be
+made again.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from mailsvc.storage import events
 from mailsvc.storage.outbound import forget_messages, note_due
 from mailsvc.storage.rows import Cursor, Row, many, one
 
-
 _RELEASE = "owner = CASE WHEN owner LIKE '-%' THEN owner ELSE '-' || owner END"
 """Nobody's any more; who had it last stays known (`mailsvc.storage.outbound.RELEASED`, and NULL stays NULL)."""
 
@@ -51,8 +50,8 @@ class Selection:
 class QueuedRow:
     """A row as people see it; the columns of schema 12, and some of its message's.
 
-    ``due`` is None while it is held; ``is_running``: some process works at it now.  ``duplicate_possible``: some process
-    had begun with it and did not say what became of it.
+    ``due`` is None while it is held; ``is_running``: some process works at it now.  ``duplicate_possible``: some
+    process had begun with it and did not say what became of it.
     """
 
     id: int
