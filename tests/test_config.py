@@ -281,6 +281,14 @@ class Files(SynchronousTestCase):
         Path(path).write_bytes(b"# gr\xfc\xdfe\n")
         self.assertIn("octet 4", self.refused(path))
 
+    def test_what_is_too_much_is_not_read(self) -> None:
+        """A file without an end, or lists in lists in lists, cost neither all memory nor a traceback."""
+        path = self.mktemp()
+        Path(path).write_bytes(b"#" * ((1 << 20) + 1))
+        self.assertIn("more than 1048576 octets", self.refused(path))
+        Path(path).write_text("a = " + "[" * 100_000)
+        self.assertIn("too deep", self.refused(path))
+
     def test_a_good_file_is_in_force(self) -> None:
         """The file's own folder is where its paths start."""
         folder = Path(self.mktemp())

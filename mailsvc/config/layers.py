@@ -26,6 +26,9 @@ from mailsvc.config.settings import Configuration, Surroundings
 from mailsvc.config.table import ENVIRONMENT, GROUPS, SECTIONS, SETTINGS
 from mailsvc.errors import ConfigurationRefused
 
+FILE_LIMIT = 1 << 20
+"""Octets of a configuration file: what is larger is another file, or one without an end (/dev/zero)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -57,7 +60,9 @@ def file_layer(path: str | Path) -> Layer:
     """Read a TOML file; one that is missing, unreadable or no TOML is a problem of the layer."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            octets = file.read(FILE_LIMIT + 1)
+        text = octets.decode("utf-8")
     except FileNotFoundError:
         return Layer(problems=(f"{path}: there is no such configuration file; give --config another path",))
     except OSError as error:
@@ -65,6 +70,8 @@ def file_layer(path: str | Path) -> Layer:
         return Layer(problems=(f"{path}: the configuration file cannot be read ({error.strerror}); {cure}",))
     except UnicodeDecodeError as error:
         return Layer(problems=(f"{path}: octet {error.start} is not UTF-8; save the file as UTF-8 text",))
+    if len(octets) > FILE_LIMIT:
+        return Layer(problems=(f"{path}: this is no configuration file: it has more than {FILE_LIMIT} octets",))
     return text_layer(text, str(path), path.parent)
 
 
@@ -74,6 +81,8 @@ def text_layer(text: str, source: str, folder: Path) -> Layer:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return Layer(problems=(f"{source}: this is not TOML: {error}",))
+    except RecursionError:
+        return Layer(problems=(f"{source}: this is no configuration: its lists lie too deep in each other",))
     given: dict[str, Given] = {}
     problems: list[str] = []
     for name, value in _flat(document):
