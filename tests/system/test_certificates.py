@@ -250,7 +250,11 @@ class OnATerminal(RunningService):
     terminal = ""
 
     def command(self) -> list[str]:
-        code = "import os, sys; os.setsid(); os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+        # Under nohup these tests ignore SIGHUP, and so would the service.
+        code = (
+            "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.setsid()\n"
+            "os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+        )
         return [sys.executable, "-c", code, self.terminal, *super().command()]
 
 
