@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import select
 import shutil
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,6 +164,30 @@ class Installed(SynchronousTestCase):
             )
             self.assertEqual((listed.returncode, listed.stderr), (0, ""), listed.stdout)
         self.assertEqual(service.alarms(), [])
+
+    def test_a_source_archive_is_complete_and_has_no_keys(self) -> None:
+        """MANIFEST.in: what a packager and `make test` need is in the sdist; what lies in certs/ is not."""
+        if importlib.util.find_spec("setuptools") is None:
+            raise SkipTest("setuptools is not installed")
+        source = self.folder / "source"
+        unwanted = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_trial_temp*", "*.sqlite3*", "certs")
+        shutil.copytree(ROOT, source, ignore=unwanted)
+        make_certs(source / "certs")
+        subprocess.run(
+            [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('..')"],
+            cwd=source,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=300,
+            check=True,
+        )
+        [archive] = self.folder.glob("mailsvc-*.tar.gz")
+        with tarfile.open(archive) as opened:
+            names = {name.partition("/")[2] for name in opened.getnames()}
+        wanted = {"Makefile", "README.rst", "LICENSE", "docs/index.rst", "systemd/mailsvc.service", "tests/memory.py"}
+        wanted |= {"mailsvc/storage/schema/0001_first_light.sql", "twisted/plugins/mailsvc_plugin.py"}
+        self.assertEqual(wanted - names, set())
+        self.assertEqual([name for name in names if name.endswith(("privkey.pem", "ca.key"))], [])
 
 
 def _can_build() -> bool:
