@@ -17,8 +17,8 @@ Why not Twisted's class as it is: beside OpenSSL's work a handshake costs the ti
 The hardest idea is the order of what is sent.  Octets go to the socket directly only while a handshake runs, and only
 until the first of them did not fit: then the rest is in the transport's buffer, and everything later goes behind it.
 
-This class needs some names that Twisted does not promise: `tests/test_wire_implicit.py` has a test that says so when
-another release has changed the methods that are done over.
+This class needs names that Twisted does not promise, so it serves with the release that it was written beside
+(`KNOWN`); any other gets Twisted's own class, which is slower and as safe.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL.SSL import WantReadError
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 from twisted.internet.protocol import connectionDone
-from twisted.internet.abstract import FileDescriptor
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import providedBy
+
+from twisted import __version__ as twisted_version
+
+KNOWN = "26.10"
+"""The release of Twisted whose methods were read: year and month."""
 
 _GATHERED = 64_000
 """So many octets are gathered before they become TLS records; as in Twisted's class."""
@@ -144,13 +149,19 @@ class ImplicitTLS(TLSMemoryBIOProtocol):
         super()._flushSendBIO()
 
 
+def is_known() -> bool:
+    """Whether this is the Twisted that `ImplicitTLS` was written beside."""
+    return twisted_version.startswith(KNOWN + ".")
+
+
 class ImplicitTLSFactory(TLSMemoryBIOFactory):
     """TLS around a factory that may turn a connection away, which the stock wrapper does not foresee.
 
     ``limit``: of connections, None for a factory that has its own.
     """
 
-    protocol = ImplicitTLS
+    if is_known():
+        protocol = ImplicitTLS
     limit: int | None = None
     provided: object = None
 
