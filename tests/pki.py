@@ -58,8 +58,8 @@ def make_certs(
     """Write `directory/ca/ca.pem` and `directory/HOSTNAME/{fullchain,privkey}.pem`; the certificate covers
     `also`, too."""
     folder = Path(directory)
-    make_folder(folder / "ca")
-    make_folder(folder / hostname)
+    for each in (folder, folder / "ca", folder / hostname):
+        make_folder(each)
     issued = credential((hostname, *also))
     write_new(folder / "ca" / "ca.pem", authority().certificate.public_bytes(Encoding.PEM), PUBLIC)
     write_new(folder / hostname / "fullchain.pem", chain_pem(issued), PUBLIC)
