@@ -8,6 +8,7 @@ they wrote is committed, then the database closes; each waits for the one before
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -202,10 +203,18 @@ def _open(listener: Listener) -> str | None:
     error = result.value
     reason = error.socketError if isinstance(error, CannotListenError) else error
     words = (getattr(reason, "strerror", None) or str(reason)).lower()
+    cure = _CURES.get(getattr(reason, "errno", None) or 0, "")
     return (
         f"cannot listen on {listener.description} for {listener.name}: {words};"
-        f" stop the program that uses it, or choose another endpoint with --{listener.name}"
+        f" {cure}choose another endpoint with --{listener.name}"
     )
+
+
+_CURES = {
+    errno.EADDRINUSE: "stop the program that uses it, or ",
+    errno.EACCES: "below port 1024 that needs root, or in a unit of systemd AmbientCapabilities=CAP_NET_BIND_SERVICE; ",
+    errno.EADDRNOTAVAIL: "this machine has no such address; ",
+}
 
 
 def _where(address: Any) -> str:

@@ -251,6 +251,11 @@ class IssueTests(MakeCase):
         self.assertEqual(len(list((self.certs / ".replaced").iterdir())), 3)
         self.assertEqual(len(json.loads(self.succeed("list", self.certs, "--issued", "--json"))), 4)
 
+    def test_a_client_without_an_address(self) -> None:
+        """The last sentence says what the certificate lacks."""
+        out = self.succeed("issue", self.certs, "--client", "mx2")
+        self.assertIn("The certificate names no host and no mail address and is valid until", out)
+
     def test_a_renewed_client_stays_a_client(self) -> None:
         """Same names, purpose and kind of key."""
         made = ("issue", self.certs, "--client", "machine", "--hostname", "a.example.org", "--key", "rsa-2048")

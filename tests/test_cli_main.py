@@ -58,6 +58,7 @@ class Exits(SynchronousTestCase):
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
         self.assertIn("did you mean smtp.message_size?", done.stderr)
+        self.assertIn("Did you mean 'user'?", run("usr", "list").stderr)
 
     def test_a_reader_that_has_seen_enough_is_no_error(self) -> None:
         """`mailsvc config describe | head` shows no traceback."""
@@ -88,6 +89,13 @@ class CommonOptions(SynchronousTestCase):
         file.write_text('database = "/srv/file.sqlite3"\n')
         self.assertEqual(Common(None, str(file)).database, "/srv/file.sqlite3")
         self.assertEqual(Common("mine.sqlite3", str(file)).database, "mine.sqlite3")
+
+    def test_text_without_quotes(self) -> None:
+        """What is most often wrong with TOML is said with an example."""
+        file = Path(self.mktemp())
+        file.write_text("hostname = mail.example.org\n")
+        with self.assertRaisesRegex(ConfigurationRefused, "texts stand in quotes"):
+            Common(None, str(file)).database  # noqa: B018  # the property raises
 
     def test_a_mistake_in_the_file_is_refused(self) -> None:
         """No command works on a guess."""

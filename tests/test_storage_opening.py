@@ -144,6 +144,7 @@ class Problems(OfflineCase):
         lines = self.seen_by_somebody(os.path.join(folder, "mail.sqlite3"))
         self.assertEqual(len(lines), 2, lines)
         self.assertIn(f"the folder {folder} is not writable for the user", lines[0])
+        self.assertIn("run this as the user that the service runs as (sudo -u)", lines[0])
         self.assertIn(f"the file {folder}/mail.sqlite3 is not readable and writable", lines[1])
 
     def test_not_reachable(self) -> None:

@@ -23,7 +23,7 @@ from mailsvc.certkit.files import Source, read
 from mailsvc.certkit.inspect import Finding, Passphrase, when
 from mailsvc.certkit.keys import KINDS
 from mailsvc.certkit.make import Made
-from mailsvc.certkit.names import names_of
+from mailsvc.certkit.names import Names, names_of
 from mailsvc.certkit.passphrase import (
     AUTHORITY_CREDENTIAL,
     AUTHORITY_VARIABLE,
@@ -143,6 +143,7 @@ def show_made(made: Made, as_json: bool, *further: str) -> None:
     lines = written_lines(made.written)
     if made.kept is not None:
         lines.append(f"What was there before, its key included, is kept in {made.kept}; remove it when all is well.")
-    lines.append(f"The certificate covers {names_of(leaf)} and is valid until {when(leaf.not_valid_after_utc)}.")
+    covers = "names no host and no mail address" if names_of(leaf) == Names() else f"covers {names_of(leaf)}"
+    lines.append(f"The certificate {covers} and is valid until {when(leaf.not_valid_after_utc)}.")
     lines += [f"{each.severity}: {each}" for each in made.findings]
     click.echo("\n".join((*lines, *further)))

@@ -10,6 +10,7 @@ usage, and whatever goes wrong reaches the user as a sentence. So click runs wit
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -107,6 +108,9 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            if near:  # click looks for likely ones among the commands that are loaded
+                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{near[0]}'?")
             return None
         name = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"mailsvc.cli.{name}"), name)

@@ -80,7 +80,8 @@ def text_layer(text: str, source: str, folder: Path) -> Layer:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        return Layer(problems=(f"{source}: this is not TOML: {error}",))
+        cure = 'texts stand in quotes, as in hostname = "mail.example.org"'
+        return Layer(problems=(f"{source}: this is not TOML: {error}; {cure}",))
     except RecursionError:
         return Layer(problems=(f"{source}: this is no configuration: its lists lie too deep in each other",))
     given: dict[str, Given] = {}

@@ -10,7 +10,8 @@ Handing over is `mailsvc.sending.delivering`'s, the message `mailsvc.sending.let
 
 The hardest idea is who awaits.  A Twisted coroutine waits for Deferreds and an asyncio task for futures, and each
 breaks on the other's.  So `send` looks whether an asyncio task is running and gives what can be awaited there.  With
-asyncio the reactor must be Twisted's asyncio reactor on that loop, because something has to move the octets.
+asyncio the reactor must be Twisted's asyncio reactor on that loop, and be started, because something has to move the
+octets; a task that waited for any other would wait for ever, so it is told instead.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import getpass
 import io
 import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from email.policy import SMTP, SMTPUTF8
@@ -171,10 +172,37 @@ def send(
             private_networks,
         ),
     )
-    with suppress(RuntimeError):
-        if asyncio.current_task() is not None:
-            return Deferred.fromCoroutine(made).asFuture(asyncio.get_running_loop())
-    return made
+    try:
+        loop = asyncio.get_running_loop() if asyncio.current_task() is not None else None
+    except RuntimeError:  # no loop runs
+        loop = None
+    if loop is None:
+        return made
+    if reactor is None and not _serves(loop):
+        made.close()
+        refused = loop.create_future()
+        refused.set_exception(MailsvcError(_NO_REACTOR))
+        return refused
+    return Deferred.fromCoroutine(made).asFuture(loop)
+
+
+_NO_REACTOR = (
+    "mailsvc.send is awaited in an asyncio task, and Twisted's asyncio reactor does not run on the loop of that task;"
+    " begin the program with twisted.internet.asyncioreactor.install(loop), and then either reactor.run(), or in the"
+    " loop that runs already reactor.startRunning(installSignalHandlers=False)"
+)
+
+
+def _serves(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the reactor of this process moves octets on `loop`.  It installs none: the program chooses."""
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    return (
+        isinstance(reactor, AsyncioSelectorReactor)
+        and getattr(reactor, "_asyncioEventloop", loop) is loop
+        and bool(getattr(reactor, "running", True))
+    )
 
 
 @dataclass(frozen=True, slots=True)

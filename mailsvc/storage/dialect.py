@@ -255,11 +255,14 @@ class Sqlite:
         if not _may(folder, os.W_OK | os.X_OK):
             problems.append(
                 f"the folder {folder} is not writable for {_user()}, and the database keeps its log there;"
-                " change the folder's owner"
+                " run this as the user that the service runs as (sudo -u), or name a file elsewhere with --database"
             )
         for path in (name, name + "-wal", name + "-shm"):
             if os.path.exists(path) and not _may(path, os.R_OK | os.W_OK):
-                problems.append(f"the file {path} is not readable and writable for {_user()}; change its owner")
+                problems.append(
+                    f"the file {path} is not readable and writable for {_user()};"
+                    " run this as the user that the service runs as (sudo -u), or change its owner"
+                )
         return problems
 
     def exists(self) -> bool:

@@ -44,6 +44,23 @@ asyncio.run(main())
 """
 )
 
+_NO_REACTOR = """
+import asyncio, sys
+from mailsvc.errors import MailsvcError
+import mailsvc
+async def main():
+    try:
+        await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via="smtp://127.0.0.1:1")
+    except MailsvcError as error:
+        print(error)
+async def unstarted():
+    from twisted.internet import asyncioreactor
+    asyncioreactor.install(asyncio.get_running_loop())
+    await main()
+asyncio.run(main())
+asyncio.run(unstarted())
+"""
+
 _TWISTED = """
 import sys
 from twisted.internet.protocol import Factory
@@ -97,6 +114,14 @@ class Reactors(SynchronousTestCase):
     def test_asyncio(self) -> None:
         """An asyncio task awaits it, on Twisted's asyncio reactor."""
         self.assertEqual(self.said(_ASYNCIO), "127.0.0.1 answered the message with 250 2.0.0 Ok: queued as SINK1")
+
+    def test_asyncio_without_a_reactor(self) -> None:
+        """Without a reactor on its loop, or with one that was not started, the task hears so at once."""
+        lines = self.said(_NO_REACTOR).splitlines()
+        self.assertEqual(len(lines), 2, lines)
+        for line in lines:
+            self.assertIn("asyncio reactor does not run on the loop of that task", line)
+            self.assertIn("reactor.startRunning(installSignalHandlers=False)", line)
 
     def test_twisted(self) -> None:
         """A Twisted coroutine awaits it, on the usual reactor."""
