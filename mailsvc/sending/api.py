@@ -188,8 +188,9 @@ def send(
 
 _NO_REACTOR = (
     "mailsvc.send is awaited in an asyncio task, and Twisted's asyncio reactor does not run on the loop of that task;"
-    " begin the program with twisted.internet.asyncioreactor.install(loop), and then either reactor.run(), or in the"
-    " loop that runs already reactor.startRunning(installSignalHandlers=False)"
+    " begin the program with twisted.internet.asyncioreactor.install(loop) and let reactor.run() run the loop, or, in a"
+    " loop that runs already, say reactor.startRunning(installSignalHandlers=False) before, and at the end"
+    ' reactor.fireSystemEvent("shutdown")'
 )
 
 

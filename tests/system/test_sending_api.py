@@ -44,6 +44,24 @@ asyncio.run(main())
 """
 )
 
+_ASYNCIO_REACT = (
+    _SINK
+    + """
+from twisted.internet import asyncioreactor
+loop = asyncio.new_event_loop()
+asyncioreactor.install(loop)
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+import mailsvc
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    found = await mailsvc.send(b"Subject: x\\n\\nhi\\n", "bob@example.org", via=f"smtp://localhost:{port}")
+    print(found.outcomes["bob@example.org"].text)
+react(lambda reactor: Deferred.fromFuture(loop.create_task(main())))
+"""
+)
+
 _NO_REACTOR = """
 import asyncio, sys
 from mailsvc.errors import MailsvcError
@@ -114,6 +132,10 @@ class Reactors(SynchronousTestCase):
     def test_asyncio(self) -> None:
         """An asyncio task awaits it, on Twisted's asyncio reactor."""
         self.assertEqual(self.said(_ASYNCIO), "127.0.0.1 answered the message with 250 2.0.0 Ok: queued as SINK1")
+
+    def test_asyncio_run_by_twisted(self) -> None:
+        """As docs/send.rst shows it; the program ends, although the name was looked up in a thread."""
+        self.assertEqual(self.said(_ASYNCIO_REACT), "localhost answered the message with 250 2.0.0 Ok: queued as SINK1")
 
     def test_asyncio_without_a_reactor(self) -> None:
         """Without a reactor on its loop, or with one that was not started, the task hears so at once."""
