@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailsvc.errors import StorageFailure
@@ -19,8 +20,9 @@ from mailsvc.relay.client import Conversation, How, Refused, Where, connect, ser
 from mailsvc.relay.dialogue import BeginTLS, Hear, Say, Secured, Terms
 from mailsvc.relay.opening import opening
 from mailsvc.relay.outcome import Kind, Outcome, Phase
-from mailsvc.relay.outgoing import Outgoing
+from mailsvc.relay.outgoing import Outgoing, Record
 from mailsvc.relay.replies import PeerReply
+from mailsvc.relay.stream import Stream
 from mailsvc.relay.url import Tls, parse_relay
 from mailsvc.tls.client import ClientTLS
 from mailsvc.tls.levels import Level
@@ -416,6 +418,14 @@ class Connections(SynchronousTestCase):
         self.assertIn("C: RCPT TO:<joe@example.org>", heard)
         self.assertIn("S: 250-PIPELINING", heard)
         self.assertNotIn("secret content", "\n".join(heard))
+
+    def test_the_dialogue_has_no_challenges(self) -> None:
+        """What a server says during a login would let whoever reads the dialogue try passwords (RFC 5802 section 9)."""
+        record = Record()
+        stream = Stream(Clock(), record)
+        stream._note(PeerReply(334, ("cj1ub25jZSxzPXNhbHQsaT00MDk2",)))
+        stream._note(PeerReply(235, ("2.7.0 ok",)))
+        self.assertEqual([each.text for each in record.lines], ["334 ********", "235 2.7.0 ok"])
 
 
 class Forms(SynchronousTestCase):

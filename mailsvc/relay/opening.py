@@ -17,6 +17,7 @@ from mailsvc.errors import MailsvcError
 from mailsvc.relay.dialogue import BeginTLS, Broken, Hear, Remark, Secured, Session, Steps, Terms, ask
 from mailsvc.relay.logins import LoginKind, RelayLogin
 from mailsvc.relay.outcome import Kind, Outcome, Phase, by_protocol, by_reply, by_tls, refused_here
+from mailsvc.relay.outgoing import MASK
 from mailsvc.relay.replies import PeerReply
 from mailsvc.relay.url import Tls
 from mailsvc.sasl.base64 import decode, encode
@@ -31,7 +32,6 @@ CHALLENGES_LIMIT = 8
 """Challenges of one exchange; no mechanism here has more than three."""
 
 _TRY_HELO = (500, 502, 504)
-_MASK = "********"
 
 
 class Refused(MailsvcError):
@@ -204,7 +204,7 @@ def _exchange(terms: Terms, secret: Secret, binding: bytes | None, name: str) ->
     waiting = login.first
     line = shown = f"AUTH {name}"
     if waiting is not None and len(line) + len(initial := encode(waiting) or "=") + 3 <= AUTH_LINE_LIMIT:
-        line, shown, waiting = f"{line} {initial}", f"{line} {_MASK}", None
+        line, shown, waiting = f"{line} {initial}", f"{line} {MASK}", None
     reply = yield from ask(line, Phase.AUTH, seconds, shown)
     for _ in range(CHALLENGES_LIMIT):
         if reply.code != 334:
@@ -218,7 +218,7 @@ def _exchange(terms: Terms, secret: Secret, binding: bytes | None, name: str) ->
         except (LoginFailed, MalformedResponse) as error:
             yield from ask("*", Phase.AUTH, seconds)
             raise Refused(refused_here(f"{host}: the login failed: {error}", "4.7.0", Phase.AUTH, host)) from error
-        reply = yield from ask(encode(response), Phase.AUTH, seconds, _MASK)
+        reply = yield from ask(encode(response), Phase.AUTH, seconds, MASK)
     if reply.code == 334:
         raise Refused(by_protocol(f"{host}: the challenges of AUTH do not end", Phase.AUTH, host), orderly=False)
     if reply.code == 235 and not login.finished:

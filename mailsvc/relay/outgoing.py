@@ -72,6 +72,9 @@ class Timeouts:
 
 CLIENT, SERVER, NOTE = "C:", "S:", "--"
 
+MASK = "********"
+"""In a record, in the place of what is secret."""
+
 
 @dataclass(frozen=True, slots=True)
 class Said:

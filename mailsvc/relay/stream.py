@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from mailsvc.relay.channel import Channel, NotUnderstood
-from mailsvc.relay.outgoing import CLIENT, NOTE, SERVER, Record
+from mailsvc.relay.outgoing import CLIENT, MASK, NOTE, SERVER, Record
 from mailsvc.relay.replies import Dialect, PeerReply, ReplyError
 
 
@@ -107,6 +107,8 @@ class Stream(Channel):
             raise NotUnderstood(str(error)) from error
 
     def _note(self, reply: PeerReply) -> None:
-        for line in reply.lines[:-1]:
+        # Salt, nonce and the server's signature of SCRAM let whoever reads them try passwords (RFC 5802 section 9).
+        lines = [MASK] if reply.code == 334 else reply.lines
+        for line in lines[:-1]:
             self._record.add(SERVER, f"{reply.code}-{line}")
-        self._record.add(SERVER, f"{reply.code} {reply.lines[-1]}")
+        self._record.add(SERVER, f"{reply.code} {lines[-1]}")
