@@ -524,7 +524,11 @@ class ExportTests(TransferCase):
         self.assertEqual(self.files(path), {})
         out = self.folder / "out"
         self.succeed("export", ALICE, str(out), "--format", "maildir")
+        before = sorted(map(str, out.rglob("*")))
         self.refused(AlreadyExists, "export", BOB, str(out), "--format", "maildir")
+        result = self.run_command("export", BOB, str(out), "--format", "maildir")
+        self.assertNotIn("goes on from there", result.stdout)
+        self.assertEqual(sorted(map(str, out.rglob("*"))), before)
         (self.folder / "link").symlink_to(out)
         self.refused(MailsvcError, "export", ALICE, str(self.folder / "link"), "--format", "maildir")
 

@@ -156,7 +156,7 @@ def _tell_import(address: str, tally: importing.Tally, dry_run: bool, complete: 
     if tally.skipped:
         were = "was" if len(tally.skipped) == 1 else "were"
         click.echo(f"{_messages(len(tally.skipped))} {were} skipped; see above.")
-    if not complete:
+    if not complete and (tally.imported or tally.already_there):
         click.echo("The import is not complete; the same command goes on from there.")
 
 
@@ -205,7 +205,7 @@ def _tell_export(address: str, target: str, tally: exporting.Tally, complete: bo
     if tally.held:
         were = "was" if tally.held == 1 else "were"
         click.echo(f"{_messages(tally.held)} {were} left out: nobody is shown what is held until later.")
-    if not complete:
+    if not complete and (tally.exported or tally.already_there):
         click.echo("The export is not complete; the same command goes on from there.")
 
 

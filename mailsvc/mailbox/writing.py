@@ -60,6 +60,7 @@ class MaildirTarget:
             os.close(self._top)
             raise MailsvcError(f"another export is writing {path}; wait until it has ended") from None
         self._list = self._own_list()
+        self._listed = {} if self._list is None else {one.uid: name for name, one in self._list.records.items()}
         for name in ("tmp", "new", "cur"):
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self._top)
@@ -94,6 +95,9 @@ class MaildirTarget:
         beginning = maildir.stem(self._address, item.received_at, item.uid, item.uidl)
         name = self._there.get(beginning.encode())
         if name is None:
+            listed = self._listed.get(item.uid)
+            if listed is not None and maildir.beginning_of(listed) != beginning.encode():  # before a file is written
+                raise self._of_another()
             unique = self._write(beginning, item, content)
             self._record(item, unique.encode())
             return True
@@ -147,12 +151,15 @@ class MaildirTarget:
         uids = {record.name: record.uid for record in self._records}
         earlier = self._list.records.values()
         if any(names.get(one.uid, one.name) != one.name or uids.get(one.name, one.uid) != one.uid for one in earlier):
-            raise AlreadyExists(
-                f"{self._path} holds the mail of another mailbox, or a Dovecot has numbered it before the export was"
-                " complete; export into a new folder"
-            )
+            raise self._of_another()
         kept = [one for one in earlier if one.name not in uids]
         return sorted([*kept, *self._records], key=lambda record: record.uid)
+
+    def _of_another(self) -> AlreadyExists:
+        return AlreadyExists(
+            f"{self._path} holds the mail of another mailbox, or a Dovecot has numbered it before the export was"
+            " complete; export into a new folder"
+        )
 
     def close(self) -> None:
         """Close what is open."""
