@@ -76,6 +76,7 @@ REQUIRED: dict[str, Group] = {
         "TLS client: a session is offered once": "RFC 8446 appendix C.4",
         "TLS server: every error of a client certificate is recorded": "RFC 5280 section 6.1",
         "TLS server: the alert says why a client's certificate is refused": "RFC 8446 section 6.2",
+        "TLS server: one client's certificate is nobody else's trouble": "RFC 5280 section 6.1",
         "TLS client: the alert says why a server's certificate is refused": "RFC 8446 section 6.2",
         "TLS server: a resumed session is not verified": "RFC 8446 section 2.2",
         "DANE: every selector and matching type": "RFC 6698 section 2.1",

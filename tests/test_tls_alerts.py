@@ -5,9 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, cast
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailsvc.certkit.keys import new_key
+from mailsvc.mail.channel import Failed
 from mailsvc.tls.alerts import OTHER, verifying
 from mailsvc.tls.client import ClientTLS
 from mailsvc.tls.levels import Level
@@ -15,8 +20,8 @@ from mailsvc.tls.policy import Asking, ClientCertificatePolicy, ServerPolicy
 from mailsvc.tls.recheck import Purpose
 from mailsvc.tls.roots import OnlyThese, Trust
 from mailsvc.tls.server import ServerTLS
-from mailsvc.tls.verify import HandshakeRefused
-from tests.bad_certificates import HOST, bad_certificates, crl, good_leaf, now, root
+from mailsvc.tls.verify import HandshakeRefused, client_certificate
+from tests.bad_certificates import HOST, Made, bad_certificates, crl, der, good_leaf, make, now, root, sequence
 from tests.client_certificates import asking, expired, person
 from tests.test_tls_server import MAIL, POP, Client, table
 from tests.tls_pair import End, Pair, PlainClient, PlainServer, handshake
@@ -43,6 +48,21 @@ def alert(end: End, title: str = "") -> str:
     assert isinstance(end.reason, SSL.Error), (title, end.reason)
     words: str = end.reason.args[0][-1][-1]
     return words.partition(" alert ")[2]
+
+
+def strange_access() -> Made:
+    """Its own issuer; where to find that is told as an X.400 address, which cryptography does not read at all."""
+    place = sequence(bytes.fromhex("06082b06010505073002") + der(0xA3, b"\x30\x00"))
+    told = x509.UnrecognizedExtension(ExtensionOID.AUTHORITY_INFORMATION_ACCESS, sequence(place))
+    return make(Made(root("another").certificate, new_key()), "stranger", extra=[(told, False)])
+
+
+def strange_issuer() -> Made:
+    """Its issuer's name is in an old character set, which OpenSSL reads and cryptography does not."""
+    made = make(Made(root("ISSUER").certificate, new_key()), "stranger")
+    utf8, teletex = der(0x0C, b"ISSUER"), der(0x14, b"ISS\xdcER")
+    data = made.certificate.public_bytes(Encoding.DER).replace(utf8, teletex)
+    return Made(x509.load_der_x509_certificate(data), made.key)
 
 
 class Alerts(SynchronousTestCase):
@@ -121,6 +141,46 @@ class Alerts(SynchronousTestCase):
         client.context.use_certificate(made.certificate)
         client.context.use_privatekey(made.key)
         return handshake(server.view("smtp"), client)
+
+    def test_what_cryptography_cannot_read(self) -> None:
+        """A stranger's certificate with a part that nobody can read is recorded like any other, where certificates are
+        asked for or required; and whoever comes next hears nothing of it.
+
+        Rule: TLS server: one client's certificate is nobody else's trouble
+        """
+        trust = Trust(OnlyThese((root().certificate,)), (crl(root()),))
+        good = person()
+        for made in (strange_access(), strange_issuer()):
+            for how in (Asking.ASK, Asking.REQUIRE):
+                server = PlainServer([GOOD.certificate], GOOD.key, ClientCertificatePolicy(how, trust))
+                pair = handshake(server, PlainClient([made.certificate], made.key))
+                if how is Asking.REQUIRE:
+                    self.assertIsInstance(pair.server_end.reason, HandshakeRefused)
+                else:
+                    self.assertEqual((pair.server_end.handshakes, pair.server_end.reason), (1, None))
+                    seen = client_certificate(cast(SSL.Connection, pair.server.getHandle()), now())
+                    self.assertIsInstance(seen, Failed)
+                following = handshake(server, PlainClient([good.certificate], good.key))
+                self.assertEqual((following.server_end.handshakes, following.server_end.reason), (1, None))
+
+    def test_a_check_that_raises(self) -> None:
+        """Whatever goes wrong in a check refuses this certificate, and is not kept for the next connection."""
+        policy = ClientCertificatePolicy(Asking.REQUIRE, Trust(OnlyThese((root().certificate,))))
+        good, checks = person(), [0]
+
+        def check(*_: object) -> int:
+            checks[0] += 1
+            if checks[0] == 1:
+                raise ZeroDivisionError("a mistake of ours")
+            return 0
+
+        server = PlainServer([GOOD.certificate], GOOD.key, policy)
+        verifying(server.context, SSL.VERIFY_PEER, check)
+        client = PlainClient([good.certificate], good.key)
+        first, second = handshake(server, client), handshake(server, client)
+        self.assertEqual(alert(first.client_end), "certificate unknown")
+        self.assertIn("ZeroDivisionError: a mistake of ours", str(first.server_end.reason))
+        self.assertEqual((second.server_end.handshakes, second.server_end.reason), (1, None))
 
     def test_another_pyopenssl(self) -> None:
         """Where pyOpenSSL has not inside what the alerts need, its callback still refuses."""

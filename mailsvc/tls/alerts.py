@@ -22,6 +22,8 @@ from typing import Any
 from OpenSSL import SSL, crypto
 from OpenSSL.SSL import X509VerificationCodes as Code
 
+from mailsvc.mail.channel import safe_text
+
 OTHER: int = Code.ERR_DIFFERENT_CRL_SCOPE
 """certificate_unknown (46): one of the errors that OpenSSL has no better alert for."""
 
@@ -65,11 +67,21 @@ def error_for(kinds: Iterable[str]) -> int:
 
 
 def verifying(context: SSL.Context, mode: int, check: Check) -> None:
-    """Let ``check``, which must not raise, see each certificate of the peers of a fresh context's connections."""
+    """Let ``check`` see each certificate of the peers of a fresh context's connections.
+
+    What it raises refuses the certificate, too: it is a mistake of ours.
+    """
     errors: list[int] = []
 
     def called(connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-        if error := check(connection, certificate, number, depth, bool(ok)):
+        try:
+            error = check(connection, certificate, number, depth, bool(ok))
+        except Exception as mistake:
+            error = OTHER
+            if isinstance(connection, JudgedConnection):
+                text = f"the certificate could not be checked ({type(mistake).__name__}: {mistake})"
+                connection.refused = SSL.Error([("mailsvc", "", safe_text(f"{text}; please report this mistake"))])
+        if error:
             errors.append(error)
         return not error
 

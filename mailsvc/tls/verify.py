@@ -116,9 +116,13 @@ class Record:
             self.certificates[depth] = parsed
         except Exception:  # what OpenSSL can read and cryptography cannot is not to be trusted
             parsed, ok = None, False
-        if ok or self._no_list(number, parsed) or len(self.errors) >= ERROR_LIMIT:
+        if ok or len(self.errors) >= ERROR_LIMIT:
             return
-        if (found := explain(number, depth, parsed)) is not None:
+        try:
+            found = None if self._no_list(number, parsed) else explain(number, depth, parsed)
+        except Exception:  # the parts of a certificate are parsed when they are asked for
+            found = explain(number, depth, None)
+        if found is not None:
             self.errors.append(found)
 
     def evidence(self, sent: tuple[x509.Certificate, ...] = ()) -> Evidence:
