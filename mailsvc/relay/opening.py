@@ -177,7 +177,7 @@ def _log_in(session: Session, login: RelayLogin) -> Steps[None]:
     if reply.code == 535 and name.startswith("SCRAM") and "PLAIN" in offered and not login.mechanisms:
         hint = (
             "; where the password is right, the server may have none for SCRAM: then allow the credentials"
-            f" {login.label} only PLAIN (--mechanism PLAIN)"
+            f" {login.label} only PLAIN (mailsvc route credentials add --mechanism PLAIN)"
         )
         outcome = replace(refusal.outcome, text=refusal.outcome.text + hint)
         raise Refused(outcome, orderly=refusal.orderly)
