@@ -34,6 +34,7 @@ class UsageTests(UserCase):
             (("--subject", "x", "-t"), "a whole message"),
             (("--cc", "a@b.example"), "go with --subject"),
             (("--password-stdin",), "goes with --user"),
+            (("--mechanism", "PLAIN"), "--mechanism goes with --user"),
             (("--user", "me", "--label", "x"), "a login belongs to one relay"),
             (("--user", "me", "--password-stdin"), "standard input is the message already"),
             (("--user", "me", "--password-stdin", "--body", "-"), "standard input is the message already"),

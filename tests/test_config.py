@@ -15,6 +15,7 @@ from mailsvc.config import SETTINGS, Configuration, Surroundings, described, loa
 from mailsvc.config.endpoint import endpoint_mistake, endpoint_parts, is_private, port_of
 from mailsvc.config.kinds import hostname_mistake
 from mailsvc.config.layers import InForce, environment_layer, options_layer, settle, text_layer
+from mailsvc.config.settings import Listen
 from mailsvc.errors import ConfigurationRefused
 
 NAMED = Surroundings(fqdn=lambda: "mail.example.org", privileged=False)
@@ -167,6 +168,11 @@ class Listeners(Refusals):
         self.assertIn("listen.smtp", problem)
         self.assertIn("listen.pop3 ", problem)
         in_force(listen__smtp=["tcp:0"], listen__pop3=["tcp:0"])
+
+    def test_a_program_that_embeds_gives_tuples(self) -> None:
+        """A string, whose characters would be taken for endpoints, is refused with the cure."""
+        mistake = self.assertRaises(TypeError, Listen, smtp="tcp:25")
+        self.assertIn("smtp is a tuple of endpoints; write ('tcp:25',)", str(mistake))
 
     def test_a_port_on_two_interfaces_is_fine(self) -> None:
         """Only the same port on the same interface collides."""

@@ -96,7 +96,7 @@ class LoggingIn(SynchronousTestCase):
         commands = [each for each in network.met[0].commands if each.startswith("AUTH")]
         self.assertEqual([each.split()[1] for each in commands], ["SCRAM-SHA-256-PLUS"])
         self.assertIn("535 5.7.8", str(refused))
-        self.assertIn("only PLAIN (mailsvc route credentials add --mechanism", str(refused))
+        self.assertIn("only PLAIN (--mechanism PLAIN of mailsvc route credentials add", str(refused))
         refused, _, _ = log_in(replace(PASSWORD, secret="wrong"), "SCRAM-SHA-256")
         self.assertNotIn("--mechanism", str(refused))
 

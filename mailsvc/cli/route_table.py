@@ -22,14 +22,13 @@ import click
 
 from mailsvc.cli.answers import JSON, answer, answer_rows
 from mailsvc.cli.main import Common
-from mailsvc.cli.secret import new_secret, note_of_key_file, one_source, password_options, sealing
+from mailsvc.cli.secret import mechanism_option, new_secret, note_of_key_file, one_source, password_options, sealing
 from mailsvc.cli.tables import for_people, for_programs, print_table
 from mailsvc.errors import AlreadyExists, MailsvcError
 from mailsvc.mail.address import parse_address, parse_domain
 from mailsvc.relay.logins import SECRET_LIMIT, LoginKind, RelayLogin, read_logins
 from mailsvc.relay.routes import Route, RouteKind
 from mailsvc.relay.url import LABEL, Relay, Scheme, Tls, parse_relay
-from mailsvc.sasl.client import PASSWORD_MECHANISMS
 from mailsvc.storage.accounts import domain_exists
 from mailsvc.storage.database import offline
 from mailsvc.storage.routes import (
@@ -165,13 +164,7 @@ def credentials() -> None:
     help="password (the default), token (OAuth 2), or certificate: none but our client certificate.",
 )
 @password_options
-@click.option(
-    "--mechanism",
-    "mechanisms",
-    multiple=True,
-    type=click.Choice(PASSWORD_MECHANISMS, case_sensitive=False),
-    help="The only way to log in; may be given again. By itself the best that both sides know.",
-)
+@mechanism_option
 @click.option("--replace", is_flag=True, help="In the place of those of this label.")
 @JSON
 @click.pass_obj

@@ -19,6 +19,7 @@ import click
 from mailsvc.accounts.passwords import LONGEST, PasswordRefused
 from mailsvc.cli.main import Common
 from mailsvc.errors import MailsvcError
+from mailsvc.sasl.client import PASSWORD_MECHANISMS
 from mailsvc.tls.sealing import SealingKey, make_key_file, sealing_key
 
 
@@ -35,6 +36,17 @@ def password_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Read the password from FILE, its first line.",
     )
     return stdin(file(command))
+
+
+def mechanism_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option ``mechanisms``: how the password may be shown to a server."""
+    return click.option(
+        "--mechanism",
+        "mechanisms",
+        multiple=True,
+        type=click.Choice(PASSWORD_MECHANISMS, case_sensitive=False),
+        help="The only way to log in; may be given again. By itself the best that both sides know.",
+    )(command)
 
 
 def one_source(from_stdin: bool, file: Path | None) -> None:

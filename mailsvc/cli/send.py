@@ -28,7 +28,7 @@ from mailsvc.certkit.places import AUTHORITY_CERTIFICATE, AUTHORITY_FOLDER
 from mailsvc.cli import descriptors
 from mailsvc.cli.main import Common
 from mailsvc.cli.probe import run
-from mailsvc.cli.secret import new_secret, one_source, password_options
+from mailsvc.cli.secret import mechanism_option, new_secret, one_source, password_options
 from mailsvc.cli.story import visible
 from mailsvc.config import Configuration
 from mailsvc.errors import MailsvcError
@@ -78,6 +78,7 @@ class _Told(TypedDict):
 @click.option("--name", metavar="NAME", default="", help="Your name, before the sender's address.")
 @click.option("--user", metavar="NAME", help="Log in as this user; the password is asked for.")
 @password_options
+@mechanism_option
 @click.option("--label", metavar="LABEL", help="Log in with credentials of `mailsvc route credentials`.")
 @click.option("--helo", metavar="NAME", help="What EHLO says. [default: the name of this host]")
 @click.option("--notify", metavar="WORDS", help="Reports: success,failure,delay or never (DSN).")
@@ -149,6 +150,7 @@ class _Asked:
     user: str | None
     from_stdin: bool
     file: Path | None
+    mechanisms: tuple[str, ...]
     label: str | None
     helo: str | None
     notify: str | None
@@ -174,6 +176,8 @@ class _Asked:
         one_source(self.from_stdin, self.file)
         if self.user is None and (self.from_stdin or self.file is not None):
             raise click.UsageError("a password goes with --user NAME")
+        if self.user is None and self.mechanisms:
+            raise click.UsageError("--mechanism goes with --user NAME; credentials of a --label have their own")
         if self.user is not None and (self.mx or self.label is not None):
             raise click.UsageError("a login belongs to one relay, and --label has a user of its own")
         if self.label is not None and self.via is None:
@@ -186,7 +190,7 @@ class _Asked:
         if self.user is None:
             return None
         secret = new_secret(f"Password for {self.user}", self.from_stdin, self.file, SECRET_LIMIT, known=True)
-        return RelayLogin("login", LoginKind.PASSWORD, self.user, secret)
+        return RelayLogin("login", LoginKind.PASSWORD, self.user, secret, tuple(dict.fromkeys(self.mechanisms)))
 
     def place(self, configuration: Configuration) -> Place:
         """Where to; the password is asked for when it may be sent there."""

@@ -8,7 +8,7 @@ configuration is `layers.py`; what a single value may be is `kinds.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class Listen:
         root=(),
         option=True,
     )
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a string in the place of a tuple: each of its characters would be an endpoint."""
+        for each in fields(self):
+            if isinstance(value := getattr(self, each.name), str):
+                raise TypeError(f"Listen: {each.name} is a tuple of endpoints; write ({value!r},)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,8 +176,8 @@ def _log_in(session: Session, login: RelayLogin) -> Steps[None]:
     refusal = _refusal(reply, Phase.AUTH, host)
     if reply.code == 535 and name.startswith("SCRAM") and "PLAIN" in offered and not login.mechanisms:
         hint = (
-            "; where the password is right, the server may have none for SCRAM: then allow the credentials"
-            f" {login.label} only PLAIN (mailsvc route credentials add --mechanism PLAIN)"
+            "; where the password is right, the server may have none for SCRAM: then allow this login only PLAIN"
+            " (--mechanism PLAIN of mailsvc route credentials add, or of mailsvc send)"
         )
         outcome = replace(refusal.outcome, text=refusal.outcome.text + hint)
         raise Refused(outcome, orderly=refusal.orderly)

@@ -69,6 +69,9 @@ class IntoOurs(CommandCase):
             self.assertEqual(done.status, 0, done.text)
             self.assertIn(b"C: AUTH SCRAM-SHA-256-PLUS ********", done.errors)
             self.assertNotIn(PASSWORD, done.text)
+            words = [*words, "--mechanism", "PLAIN"]
+            done = self.command(*words, self.user.address, stdin=f"{PASSWORD}\n".encode())
+            self.assertIn(b"C: AUTH PLAIN ********", done.errors)
 
     def with_verifier(self) -> None:
         """The account as `mailsvc user passwd` leaves it."""
