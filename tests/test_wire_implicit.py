@@ -7,9 +7,11 @@ import inspect
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
 
 from mailsvc.smtp.modes import SUBMISSIONS
 from mailsvc.wire.implicit import KNOWN, ImplicitTLS, ImplicitTLSFactory, is_known
@@ -49,6 +51,22 @@ class Answering(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         self.lost = True
+
+
+@implementer(IHandshakeListener)
+class Talking(Answering):
+    """Says words as soon as the handshake is over, and may close."""
+
+    def __init__(self, words: list[bytes], closes: bool) -> None:
+        super().__init__()
+        self.words = words
+        self.closes = closes
+
+    def handshakeCompleted(self) -> None:
+        self.dataReceived(b"")
+        if self.closes:
+            assert self.transport is not None
+            self.transport.loseConnection()
 
 
 class Choice(SynchronousTestCase):
@@ -130,6 +148,21 @@ class ImplicitTLSTests(SynchronousTestCase):
         self.session.words = [b"x" * 40_000, b"y" * 40_000, b"z" * 40_000]
         client.send(b"x")
         self.assertEqual(client.take(), b"".join(self.session.words))
+
+    def test_much_while_the_handshake_ends(self) -> None:
+        """However much is said in the read that ends the handshake, all of it leaves, also when the session ends."""
+        words = [b"x" * 50_000] * 8
+        for closes in (False, True):
+            for window in (None, 0):
+                with self.subTest(closes=closes, window=window):
+                    self.session = Talking(words, closes)
+                    client = self.client(window=window)
+                    client.begin_handshake()
+                    client.settle()
+                    client.wire.window = None
+                    for _ in range(3):
+                        client.settle()
+                    self.assertEqual(client.take(), b"".join(words))
 
     def test_last_words(self) -> None:
         """What was said before the end leaves before close_notify."""

@@ -114,6 +114,9 @@ class ImplicitTLS(TLSMemoryBIOProtocol):
         if self._said:
             said, self._said, self._size = b"".join(self._said), [], 0
             super().write(said)
+            if self._in_handshake and len(said) > _GATHERED:
+                # So much is not gathered in OpenSSL, too: whoever says it must hear when the client does not read.
+                self._send()
 
     # -- what a handshake sends, gathered in OpenSSL until the read is over -------------------------------------------
 
@@ -123,30 +126,35 @@ class ImplicitTLS(TLSMemoryBIOProtocol):
             super()._flushSendBIO()
 
     def _shutdownTLS(self) -> None:
-        # The connection is about to be closed: what was gathered goes first, by the transport's buffer.
-        self._in_handshake = False
+        self._gather_no_more()
         super()._shutdownTLS()
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        self._in_handshake = False
+        self._gather_no_more()
         super()._tlsShutdownFinished(reason)
 
+    def _gather_no_more(self) -> None:
+        """The connection is about to be closed: what was gathered goes first, by the transport's buffer."""
+        if self._in_handshake:
+            self._in_handshake = self._direct = False
+            self._send()
+
     def _send(self) -> None:
-        """Send what OpenSSL has; to the socket itself, when nothing waits in the transport's buffer."""
-        try:
-            data = self._tlsConnection.bio_read(_AT_ONCE)
-        except WantReadError:
-            return
+        """Send all that OpenSSL has; to the socket itself, as long as nothing waits in the transport's buffer."""
         transport: Any = self.transport
-        if self._direct and transport.connected and not transport.disconnecting:
-            sent = transport.writeSomeData(data)
-            if sent == len(data) < _AT_ONCE:
+        while True:
+            try:
+                data = self._tlsConnection.bio_read(_AT_ONCE)
+            except WantReadError:
                 return
-            # Anything but a number: the connection is lost, which the reactor will find, too.
-            data = data[sent:] if isinstance(sent, int) else data
-        self._direct = False
-        transport.write(data)
-        super()._flushSendBIO()
+            if self._direct and transport.connected and not transport.disconnecting:
+                sent = transport.writeSomeData(data)
+                if sent == len(data):
+                    continue
+                # Anything but a number: the connection is lost, which the reactor will find, too.
+                data = data[sent:] if isinstance(sent, int) else data
+            self._direct = False
+            transport.write(data)
 
 
 def is_known() -> bool:
