@@ -95,23 +95,24 @@ def import_mail(
     opened = Maildir(source, boxes, listed, understood) if kind == "maildir" else Mbox(source, _FORMS[kind])
     run = Import(common.database, row.id, row.address, limits=limits, heed_quota=not ignore_quota, clock=time.time)
     complete = False
-    try:
-        with opened, _bar("Importing", opened.total, countable=kind == "maildir") as progress:
-            run.run(opened, dry=dry_run, progress=progress)
-        complete = True
-    except MailboxFull:
-        raise MailboxFull(
-            f"the quota of {row.address} is used up, and the import has stopped there; give it more"
-            " (mailsvc user set --quota) or say --ignore-quota, and run the same command again"
-        ) from None
-    finally:
-        facts = {"address": row.address, "source": source, "dry_run": dry_run, "complete": complete}
-        if as_json:
-            skipped = [{"name": name, "reason": reason} for name, reason in run.tally.skipped]
-            numbers = asdict(run.tally) | {"skipped": skipped}
-            click.echo(json.dumps(facts | numbers, indent=2))
-        else:
-            _tell_import(row.address, run.tally, dry_run, complete)
+    with _noticing_ctrl_c() as pressed:
+        try:
+            with opened, _bar("Importing", opened.total, pressed, countable=kind == "maildir") as progress:
+                run.run(opened, dry=dry_run, progress=progress)
+            complete = True
+        except MailboxFull:
+            raise MailboxFull(
+                f"the quota of {row.address} is used up, and the import has stopped there; give it more"
+                " (mailsvc user set --quota) or say --ignore-quota, and run the same command again"
+            ) from None
+        finally:
+            facts = {"address": row.address, "source": source, "dry_run": dry_run, "complete": complete}
+            if as_json:
+                skipped = [{"name": name, "reason": reason} for name, reason in run.tally.skipped]
+                numbers = asdict(run.tally) | {"skipped": skipped}
+                click.echo(json.dumps(facts | numbers, indent=2))
+            else:
+                _tell_import(row.address, run.tally, dry_run, complete)
     if run.tally.skipped:
         click.get_current_context().exit(1)
 
@@ -184,17 +185,18 @@ def export_mail(common: Common, address: str, target: str, form: str, as_json: b
         opened = MboxTarget(path, row.address, now)
         now = opened.begun
     number = exporting.total(common.database, row.id, now)
-    try:
-        with _bar("Exporting", number, countable=True) as progress:
-            exporting.export(common.database, row.id, opened, tally, now=now, progress=progress)
-        complete = True
-    finally:
-        opened.close()
-        if as_json:
-            facts = {"address": row.address, "target": target, "complete": complete}
-            click.echo(json.dumps(facts | asdict(tally), indent=2))
-        else:
-            _tell_export(row.address, target, tally, complete)
+    with _noticing_ctrl_c() as pressed:
+        try:
+            with _bar("Exporting", number, pressed, countable=True) as progress:
+                exporting.export(common.database, row.id, opened, tally, now=now, progress=progress)
+            complete = True
+        finally:
+            opened.close()
+            if as_json:
+                facts = {"address": row.address, "target": target, "complete": complete}
+                click.echo(json.dumps(facts | asdict(tally), indent=2))
+            else:
+                _tell_export(row.address, target, tally, complete)
 
 
 def _tell_export(address: str, target: str, tally: exporting.Tally, complete: bool) -> None:
@@ -223,13 +225,8 @@ def _messages(number: int) -> str:
 
 
 @contextmanager
-def _bar(what: str, total: int, *, countable: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where that is a terminal.
-
-    Yields what moves it, and raises KeyboardInterrupt there when somebody has pressed Ctrl-C; the second Ctrl-C ends
-    the run wherever it is.
-    """
-    console = Console(stderr=True, markup=False, highlight=False)
+def _noticing_ctrl_c() -> Iterator[list[int]]:
+    """Yields what is no longer empty once somebody has pressed Ctrl-C; the second one ends the run wherever it is."""
     pressed: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -238,16 +235,25 @@ def _bar(what: str, total: int, *, countable: bool) -> Iterator[Callable[[int], 
 
     before = signal.signal(signal.SIGINT, note) or signal.SIG_DFL
     try:
-        with _drawn(console, what, total, countable=countable) as draw:
-
-            def move(position: int) -> None:
-                if pressed:
-                    raise KeyboardInterrupt
-                draw(position)
-
-            yield move
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(what: str, total: int, pressed: list[int], *, countable: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal.
+
+    Yields what moves it, and raises KeyboardInterrupt there when somebody has ``pressed`` Ctrl-C.
+    """
+    with _drawn(Console(stderr=True, markup=False, highlight=False), what, total, countable=countable) as draw:
+
+        def move(position: int) -> None:
+            if pressed:
+                raise KeyboardInterrupt
+            draw(position)
+
+        yield move
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from tests.running import python_environment
-from tests.test_cli_transfer import ALICE, TransferCase, message
+from tests.system.test_mailbox_transfer import ALICE, TransferCase, message
 
 
 class StoppedImports(TransferCase):
@@ -37,7 +37,7 @@ class StoppedImports(TransferCase):
         )
 
     def test_interrupted(self) -> None:
-        """What an import says when Ctrl-C has stopped it is exactly what is in the mailbox."""
+        """What an import says is exactly what is in the mailbox, whenever Ctrl-C comes: there is always an answer."""
         path = self.maildir({f"{number}.x": message(number, 3000) for number in range(1500)})
         arguments = [
             sys.executable,
@@ -64,4 +64,5 @@ class StoppedImports(TransferCase):
             output, _ = process.communicate()
             facts = json.loads(output)
             self.assertEqual(before + facts["imported"], len(self.items()))
-            self.assertEqual(facts["complete"], process.returncode == 0)
+            # The signal may also come behind the last word of a complete run, and then ends Python.
+            self.assertTrue(facts["complete"] or process.returncode != 0)
