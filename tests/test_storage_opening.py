@@ -8,6 +8,8 @@ import sqlite3
 import stat
 import tempfile
 from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,6 +148,26 @@ class Problems(OfflineCase):
         self.assertIn(f"the folder {folder} is not writable for the user", lines[0])
         self.assertIn("run this as the user that the service runs as (sudo -u)", lines[0])
         self.assertIn(f"the file {folder}/mail.sqlite3 is not readable and writable", lines[1])
+
+    def test_a_log_that_goes_while_it_is_asked_for(self) -> None:
+        """What another process removes meanwhile is not called unreadable."""
+        with offline(self.path, create=True) as txn:
+            add(txn)
+        stopped = Event()
+
+        def come_and_go() -> None:
+            while not stopped.is_set():
+                Path(f"{self.path}-shm").touch()
+                os.unlink(f"{self.path}-shm")
+
+        other = Thread(target=come_and_go)
+        other.start()
+        try:
+            found = {problem for _ in range(500) for problem in problems_of(self.path)}
+        finally:
+            stopped.set()
+            other.join()
+        self.assertEqual(found, set())
 
     def test_not_reachable(self) -> None:
         """A database in a folder that one may not enter is not called missing."""

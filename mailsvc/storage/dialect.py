@@ -258,7 +258,7 @@ class Sqlite:
                 " run this as the user that the service runs as (sudo -u), or name a file elsewhere with --database"
             )
         for path in (name, name + "-wal", name + "-shm"):
-            if os.path.exists(path) and not _may(path, os.R_OK | os.W_OK):
+            if _is_closed(path):
                 problems.append(
                     f"the file {path} is not readable and writable for {_user()};"
                     " run this as the user that the service runs as (sudo -u), or change its owner"
@@ -341,6 +341,27 @@ def _set(connection: sqlite3.Connection, *settings: str) -> None:
 
 def _may(path: str, rights: int) -> bool:
     return os.access(path, rights, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _is_closed(path: str) -> bool:
+    """Whether there is a file that its mode keeps from us.
+
+    SQLite's -wal and -shm come and go with other processes, and access(2) says the same of a file that is gone as of
+    one that is closed; so its mode must say it, too.
+    """
+    if _may(path, os.R_OK | os.W_OK):
+        return False
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    if found.st_uid == os.geteuid():
+        wanted = stat.S_IRUSR | stat.S_IWUSR
+    elif found.st_gid in (os.getegid(), *os.getgroups()):
+        wanted = stat.S_IRGRP | stat.S_IWGRP
+    else:
+        wanted = stat.S_IROTH | stat.S_IWOTH
+    return found.st_mode & wanted != wanted
 
 
 def _user() -> str:
