@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import TextIO
 
 import click
@@ -45,13 +44,17 @@ def fill() -> None:
 
 def complain(line: str, stream: TextIO | None = None) -> None:
     """Say a line on standard error, or on ``stream``; when nobody can be told, what was done is still what it is."""
-    with suppress(OSError):
-        click.echo(line, file=stream or sys.stderr)
-
-
-def give_up_output() -> None:
-    """Forget what waits for standard output when it takes nothing any more: the interpreter would complain of it."""
+    stream = stream or sys.stderr
     try:
-        sys.stdout.flush()
+        click.echo(line, file=stream)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(stream)
+
+
+def give_up(stream: TextIO) -> None:
+    """Forget what waits for a stream that takes nothing any more: the interpreter would try again when it ends, and
+    make an exit status of its own (120) of that."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

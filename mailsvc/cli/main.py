@@ -148,7 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        try:
+            error.show()
+        except OSError:
+            descriptors.give_up(sys.stderr)
         return error.exit_code
     except click.Abort:
         return _failed("stopped; nothing more was done")
@@ -156,10 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error) or type(error).__name__)
     except BrokenPipeError:
         # the reader has seen enough (`| head`)
-        descriptors.give_up_output()
+        descriptors.give_up(sys.stdout)
         return 1
     except OSError as error:
-        descriptors.give_up_output()
+        descriptors.give_up(sys.stdout)
         what = f"{error.filename}: " if error.filename else ""
         return _failed(f"{what}{error.strerror or error}")
     except Exception as error:

@@ -107,7 +107,7 @@ def face(arguments: Sequence[str], common: Common) -> int:
     except MailsvcError as error:
         return _failed(EX_TEMPFAIL, str(error))
     except OSError as error:
-        descriptors.give_up_output()
+        descriptors.give_up(sys.stdout)
         return _failed(EX_TEMPFAIL, f"{error.filename or 'the system'}: {error.strerror or error}")
     except (KeyboardInterrupt, click.Abort):
         return _failed(EX_TEMPFAIL, "stopped; nothing was taken")

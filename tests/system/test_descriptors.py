@@ -77,6 +77,7 @@ class Descriptors(SynchronousTestCase):
             self.assertEqual((done.returncode, b"defect" in done.stderr), (1, False), done.stderr)
             self.assertEqual(self.sendmail(how, "-bp"), 75)
         self.assertEqual(self.mailsvc(">&- 2>&-", "user", "list").returncode, 1)
+        self.assertEqual(self.mailsvc(f"2>{self.full()}", "user", "add").returncode, 2)
 
     def test_smtp_to_nobody(self) -> None:
         """``sendmail -bs`` whose output goes nowhere ends, and has taken nothing that it could not confirm."""
