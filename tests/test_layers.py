@@ -81,7 +81,7 @@ LEVELS: dict[int, str] = {
         mailsvc.tls.server mailsvc.tls.sources mailsvc.tls.watching mailsvc.tls.published
         mailsvc.wire.conversation mailsvc.wire.sessions mailsvc.wire.proxied mailsvc.wire.implicit
         mailsvc.directory.running
-        mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver mailsvc.clock
+        mailsvc.journal mailsvc.surroundings mailsvc.hints mailsvc.resolver mailsvc.rounds mailsvc.clock
         mailsvc.relay.destinations
         mailsvc.tls.https mailsvc.wire.web mailsvc.backup.keys
         mailsvc.relay.seams mailsvc.relay.settling mailsvc.relay.lanes mailsvc.relay.watching

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
 from mailsvc.backup.fetching import Fetched, fetch_list
@@ -27,6 +26,7 @@ from mailsvc.errors import MailsvcError, TemporaryFailure
 from mailsvc.mail.address import Address
 from mailsvc.relay.destinations import name_of
 from mailsvc.relay.url import Relay
+from mailsvc.rounds import Rounds
 from mailsvc.storage.backups import Backup, Source, backups, note_problem, note_same, primary_is_back, put_list
 from mailsvc.storage.routes import planned
 from mailsvc.storage.rows import Cursor
@@ -113,38 +113,22 @@ class ListKeeper:
         self._due: dict[str, float] = {}
         self._failing: set[str] = set()
         self._under_way: dict[str, Deferred[None]] = {}
-        self._running = False
-        self._timer: IDelayedCall | None = None
-        self._looking: Deferred[None] = succeed(None)
+        self._rounds = Rounds(reactor, LOOK, self._look, self._log, "the lists of recipients could not be looked after")
 
     def start(self) -> None:
         """The database is open: begin.  Every list is asked for at once."""
-        self._running = True
-        self._look()
+        self._rounds.start(at_once=True)
 
     async def stop(self) -> None:
         """Begin nothing more, break off what runs; returns when it has ended."""
-        self._running = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        looked = self._rounds.stop()
         for each in list(self._under_way.values()):
             each.cancel()
-        await self._looking
+        await looked
         await gatherResults(list(self._under_way.values()))
 
-    def _look(self) -> None:
-        self._looking = Deferred.fromCoroutine(self._look_around())
-
-    async def _look_around(self) -> None:
-        try:
-            rows = await self._store.read(backups)
-            self._begin(rows)
-        except TemporaryFailure:
-            pass  # the database has said so in the log
-        except Exception:
-            self._log.failure("a defect: the lists of recipients could not be looked after")
-        if self._running:
-            self._timer = self._reactor.callLater(LOOK, self._look)
+    async def _look(self) -> None:
+        self._begin(await self._store.read(backups))
 
     def _begin(self, rows: list[Backup]) -> None:
         now = self._reactor.seconds()
@@ -154,7 +138,12 @@ class ListKeeper:
         for row in rows:
             # One that never had a list is new, or was removed and added again with another source.
             due = self._due.get(row.name, now) if row.asked is not None else now
-            if self._running and row.source is not Source.TABLE and due <= now and row.name not in self._under_way:
+            if (
+                self._rounds.running
+                and row.source is not Source.TABLE
+                and due <= now
+                and row.name not in self._under_way
+            ):
                 done: Deferred[None] = Deferred.fromCoroutine(self._renew_in_turn(row))
                 self._under_way[row.name] = done
                 done.addBoth(self._ended, row.name)

@@ -9,7 +9,6 @@ may send as anybody is the one thing that a thief of its key wants.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,11 +56,12 @@ def add(
     with offline(common.database, create=True) as txn:
         identities.add_relay_client(txn, checked_label(label), key.spki, key.subject, granted, time.time())
     remark(key)
-    if as_json:
-        click.echo(json.dumps({"label": label, "spki_sha256": key.spki, "senders": granted}))
-    else:
-        shown = ", ".join(map(senders.shown, granted))
-        click.echo(f"The relay client {label!r} may hand in mail as {shown} from now on (key {key.spki}).")
+    shown = ", ".join(map(senders.shown, granted))
+    answer(
+        as_json,
+        {"label": label, "spki_sha256": key.spki, "senders": granted},
+        f"The relay client {label!r} may hand in mail as {shown} from now on (key {key.spki}).",
+    )
 
 
 @relay_client.command("list")

@@ -15,8 +15,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mailsvc.errors import TemporaryFailure
@@ -24,6 +24,7 @@ from mailsvc.mtasts.fetch import FetchFailed
 from mailsvc.mtasts.record import PolicyError, StsPolicy, record_id
 from mailsvc.relay.demands import StsFacts
 from mailsvc.resolver import Resolver, Unanswered
+from mailsvc.rounds import Rounds
 from mailsvc.storage import sts_policies
 from mailsvc.storage.store import Store
 from mailsvc.storage.sts_policies import StsRow
@@ -61,9 +62,7 @@ class StsCache:
         self._fetch = fetch
         self._failed: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._fetching: dict[str, Deferred[str]] = {}
-        self._running = False
-        self._timer: IDelayedCall | None = None
-        self._round: Deferred[None] = succeed(None)
+        self._rounds = Rounds(clock, ROUND, self._refresh, self._log, "MTA-STS policies could not be refreshed")
 
     # -- for others ---------------------------------------------------------------------------------------------
 
@@ -92,18 +91,15 @@ class StsCache:
 
     def start(self) -> None:
         """The database is open: begin to refresh."""
-        self._running = True
-        self._timer = self._clock.callLater(ROUND, self._next_round)
+        self._rounds.start(at_once=False)
 
     def stop(self) -> Deferred[Any]:
         """Begin nothing more; fires when nothing is under way."""
-        self._running = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        round_ended = self._rounds.stop()
         under_way = list(self._fetching.values())
         for each in under_way:
             each.cancel()
-        ending: list[Deferred[Any]] = [self._round, *(_ended(each) for each in under_way)]
+        ending: list[Deferred[Any]] = [round_ended, *(_ended(each) for each in under_way)]
         return gatherResults(ending)
 
     # -- within -------------------------------------------------------------------------------------------------
@@ -157,7 +153,7 @@ class StsCache:
         if isinstance(result, str):
             return result
         why = str(getattr(result, "value", result)) or "the fetch was given up"
-        if not isinstance(getattr(result, "value", None), TemporaryFailure) and self._running:
+        if not isinstance(getattr(result, "value", None), TemporaryFailure) and self._rounds.running:
             self._log.error("the MTA-STS policy of {domain} was not kept: {why}", domain=domain, why=why)
         return why
 
@@ -167,29 +163,19 @@ class StsCache:
         while len(self._failed) > _MOST:
             self._failed.popitem(last=False)
 
-    def _next_round(self) -> None:
-        self._round = Deferred.fromCoroutine(self._refresh())
-
     async def _refresh(self) -> None:
-        try:
-            now = self._clock.seconds()
-            await self._store.write(sts_policies.forget_sts_policies, now)
-            ageing = await self._store.read(
-                sts_policies.ageing_sts_policies,
-                fetched_before=now - REFRESH,
-                used_after=now - UNUSED,
-                now=now,
-                limit=AT_A_TIME,
-            )
-            for row in ageing:
-                if self._running:
-                    await self._fetched(row.domain, row.record)
-        except TemporaryFailure:
-            pass  # the database has said so in the log
-        except Exception:
-            self._log.failure("a defect: MTA-STS policies could not be refreshed")
-        if self._running:
-            self._timer = self._clock.callLater(ROUND, self._next_round)
+        now = self._clock.seconds()
+        await self._store.write(sts_policies.forget_sts_policies, now)
+        ageing = await self._store.read(
+            sts_policies.ageing_sts_policies,
+            fetched_before=now - REFRESH,
+            used_after=now - UNUSED,
+            now=now,
+            limit=AT_A_TIME,
+        )
+        for row in ageing:
+            if self._rounds.running:
+                await self._fetched(row.domain, row.record)
 
 
 def _facts(domain: str, known: StsRow | None, record: str = "", remark: str = "") -> StsFacts:

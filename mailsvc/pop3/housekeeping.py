@@ -15,13 +15,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mailsvc.errors import TemporaryFailure
 from mailsvc.pop3.mailbox import Maildrops
+from mailsvc.rounds import Rounds
 from mailsvc.storage.deleted import purge, purge_excess
 from mailsvc.storage.devices import accounts_by_device, sweep
 from mailsvc.storage.expiry import expire, expired, expiring_accounts, own_expiry
@@ -54,38 +54,20 @@ class Housekeeper:
         self._clock = clock
         self._maildrops = maildrops
         self._keeping = maildrops.keeping
-        self._running = False
         self._aged: float | None = None
-        self._timer: IDelayedCall | None = None
         self._resting: Deferred[None] | None = None
-        self._round: Deferred[None] = succeed(None)
+        self._rounds = Rounds(clock, ROUND, self._tidy, self._log, "old and deleted mail could not be removed")
 
     def start(self) -> None:
         """The database is open: begin."""
-        self._running = True
-        self._begin()
+        self._rounds.start(at_once=True)
 
     def stop(self) -> Deferred[None]:
         """Begin nothing more; fires when the slice that is being removed is removed."""
-        self._running = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        ended = self._rounds.stop()
         if self._resting is not None:
             self._resting.cancel()
-        return self._round
-
-    def _begin(self) -> None:
-        self._round = Deferred.fromCoroutine(self._go_round())
-
-    async def _go_round(self) -> None:
-        try:
-            await self._tidy()
-        except TemporaryFailure:
-            pass  # the database has said so in the log
-        except Exception:
-            self._log.failure("a defect: old and deleted mail could not be removed")
-        if self._running:
-            self._timer = self._clock.callLater(ROUND, self._begin)
+        return ended
 
     async def _tidy(self) -> None:
         store, now = self._store, self._clock.seconds()
@@ -94,7 +76,7 @@ class Housekeeper:
         await self._repeat(lambda: store.write(purge_excess))
         # Mail that comes in is worth more than what was deleted.
         await self._repeat(lambda: store.write(purge, None), store.removing_helps)
-        if self._running and (self._aged is None or now >= self._aged + AGES):
+        if self._rounds.running and (self._aged is None or now >= self._aged + AGES):
             await self._expire(now)
             await self._sweep(now)
             self._aged = now
@@ -119,11 +101,11 @@ class Housekeeper:
             await self._repeat(removed, partial(self._is_free, account_id))
 
     def _is_free(self, account_id: int) -> bool:
-        return self._running and not self._maildrops.is_open(account_id)
+        return self._rounds.running and not self._maildrops.is_open(account_id)
 
     async def _repeat(self, removed: Callable[[], Deferred[int]], may: Callable[[], bool] = lambda: True) -> None:
         """Remove slice after slice, as long as there is more and it may be."""
-        while self._running and may() and await removed() and self._running:
+        while self._rounds.running and may() and await removed() and self._rounds.running:
             self._resting = deferLater(self._clock, _REST, lambda: None)
             try:
                 await self._resting

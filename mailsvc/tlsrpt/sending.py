@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from mailsvc.errors import TemporaryFailure
 from mailsvc.mail.address import Address
 from mailsvc.mail.event import Noted
 from mailsvc.mail.message import Summary
 from mailsvc.resolver import Resolver, Unanswered
+from mailsvc.rounds import Rounds
 from mailsvc.storage import events, mailboxes, outbound, tls_reports
 from mailsvc.storage.outbound import NewOutbound
 from mailsvc.storage.rows import Cursor
@@ -73,41 +73,21 @@ class Reporter:
         self._hostname = hostname
         self._new_id = new_id
         self._queued = queued
-        self._running = False
-        self._timer: IDelayedCall | None = None
-        self._looking: Deferred[None] = succeed(None)
+        self._rounds = Rounds(clock, LOOK, self._look, self._log, "TLS reports could not be sent")
 
     def start(self) -> None:
         """The database is open: begin."""
-        self._running = True
-        self._timer = self._clock.callLater(LOOK, self._look)
+        self._rounds.start(at_once=False)
 
     def stop(self) -> Deferred[None]:
         """Begin nothing more; fires when nothing is under way."""
-        self._running = False
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._looking.cancel()
-        return self._looking
+        return self._rounds.stop(break_off=True)
 
-    def _look(self) -> None:
-        self._looking = Deferred.fromCoroutine(self._look_around())
-        self._looking.addErrback(self._not_sent)
-        self._looking.addCallback(lambda _: self._next())
-
-    def _next(self) -> None:
-        if self._running:
-            self._timer = self._clock.callLater(LOOK, self._look)
-
-    def _not_sent(self, failure: Failure) -> None:
-        if self._running and not failure.check(TemporaryFailure):  # of a database it stands in the log
-            self._log.failure("a defect: TLS reports could not be sent", failure)
-
-    async def _look_around(self) -> None:
+    async def _look(self) -> None:
         now = self._clock.seconds()
         due = await self._store.write(tls_reports.due_reports, now, lease=LEASE, limit=AT_A_TIME)
         for each in due:
-            if self._running:
+            if self._rounds.running:
                 await self._send(each)
 
     async def _send(self, due: Due) -> None:
